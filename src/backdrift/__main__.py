@@ -1,0 +1,5 @@
+"""`python -m backdrift`."""
+
+from backdrift.cli import main
+
+main()

@@ -1,0 +1,61 @@
+"""The command line. One file per verb, no numerics; nothing heavy is imported before a verb has its options."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+
+from backdrift._version import __version__
+from backdrift.errors import UserError
+
+VERBS = {
+    "demo": "train on scikit-learn's digits, sample, evaluate and write a report",
+    "train": "train on a folder of pictures, a .zip, a .npy/.npz, or the digits",
+    "sample": "draw samples from a run, as a grid or thousands to a folder",
+    "evaluate": "compare a run's samples, or any two sets of pictures, figure by figure",
+    "info": "what a run holds",
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run one verb and exit: 0 when done, 2 for a user's mistake (one sentence), 130 when interrupted."""
+    sys.exit(_run(list(sys.argv[1:] if argv is None else argv)))
+
+
+def _run(arguments: list[str]) -> int:
+    verb, *rest = arguments or ["--help"]
+    if verb in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if verb == "--version":
+        print(f"backdrift {__version__}")
+        return 0
+    try:
+        if verb not in VERBS:
+            raise UserError(f"There is no verb {verb!r}{nearest(verb, VERBS)}; backdrift --help lists them.")
+        importlib.import_module(f"backdrift.cli.{verb}").main(rest)
+    except UserError as error:
+        print(f"backdrift: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as error:
+        print(f"backdrift: {error}" if str(error) else "backdrift: interrupted.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0
+    return 0
+
+
+def nearest(word: str, known) -> str:
+    """', did you mean X?' for the known word that looks most like this one, or nothing."""
+    close = difflib.get_close_matches(word, list(known), 1, 0.5)
+    return f", did you mean {close[0]}?" if close else ""
+
+
+def _help() -> str:
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {verb:<{width}}  {words}" for verb, words in VERBS.items())
+    return (
+        f"backdrift {__version__}: diffusion models with exact answers\n\n"
+        f"usage: backdrift VERB ...\n\n{verbs}\n\nbackdrift VERB --help lists a verb's options."
+    )

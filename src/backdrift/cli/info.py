@@ -1,0 +1,28 @@
+"""`backdrift info`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from backdrift.cli.parse import parse, say
+
+
+@dataclass(frozen=True)
+class Info:
+    """What a run holds: its data, network, training, figures, and the command that repeats it."""
+
+    run: Annotated[Path, "positional"]
+    """The run folder."""
+
+
+def main(arguments: list[str]) -> None:
+    options = parse(Info, "info", arguments)
+    from backdrift.report.facts import facts
+    from backdrift.run import Run
+
+    rows = facts(Run(options.run))
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        say(f"{name:<{width}}  {value}")

@@ -1,0 +1,125 @@
+"""`backdrift sample`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+from backdrift.cli.parse import parse, say
+from backdrift.errors import UserError
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Draw samples from a run: a grid as one PNG, or every sample as a file of its own in a folder."""
+
+    run: Annotated[Path, "positional"]
+    """The run folder."""
+    n: int = 36
+    """How many samples."""
+    label: tuple[str, ...] = ()
+    """A class by number or name, or several that are repeated in turn; left out, unconditional."""
+    guidance: float = 1.0
+    """1 follows the label, more exaggerates it."""
+    steps: int = 20
+    """Calls of the network."""
+    solver: str | None = None
+    """ddim, ddpm, euler, heun, dpmpp1, dpmpp2, dpmpp3, bridge, ..."""
+    grid: str | None = None
+    """Where the steps lie: datascaled, logsnr, karras, angle, uniform, quadratic, trailing, ..."""
+    plan: Path | None = None
+    """A saved plan, in place of solver, grid and steps."""
+    seed: int = 0
+    index: tuple[int, ...] = ()
+    """Which samples of the seed, such as 7 or 3 5 8; sample 7 is the same picture in any batch."""
+    out: Path | None = None
+    """A .png for a grid, or a folder for one file per sample (continued where it stopped)."""
+    batch: int = 256
+    """Samples at once."""
+    device: str | None = None
+    net: str | None = None
+    """The network's own file, for a run trained with --net."""
+
+
+def main(arguments: list[str]) -> None:
+    options = parse(Sample, "sample", arguments)
+    if options.n < 1:
+        raise UserError(f"Ask for at least one sample, not {options.n}.")
+    if options.plan is not None and (options.solver or options.grid):
+        raise UserError("Give either a plan or a solver and grid: a plan already contains both.")
+    index = list(options.index) or list(range(options.n))
+    draw = sampler(options)
+    out = options.out or options.run / "samples" / f"seed-{options.seed}.png"
+    if out.suffix.lower() == ".png":
+        from backdrift.data import save_grid
+
+        save_grid(draw(index), out)
+        say(f"{len(index)} samples  {out}")
+    else:
+        to_folder(draw, index, out, options)
+
+
+def sampler(options: Sample):
+    """A function from sample numbers to pictures."""
+    from backdrift.cli.choices import grid, solver
+    from backdrift.model import load
+    from backdrift.sample.plan import Plan
+    from backdrift.train.networks import FileNet
+
+    plan = None if options.plan is None else Plan.load(options.plan)
+    chosen, places = solver(options.solver), grid(options.grid)
+    model = load(options.run, options.device, None if options.net is None else FileNet.of(options.net))
+    labels = model.labels(list(options.label), len(options.label)) if options.label else None
+
+    def draw(index: list[int]):
+        # a sample's label goes by its number, so that it does not depend on which others are drawn
+        label = None if labels is None else [int(labels[i % len(labels)]) for i in index]
+        return model.sample(
+            index=index,
+            label=label,
+            guidance=options.guidance,
+            steps=options.steps,
+            solver=chosen,
+            grid=places,
+            plan=plan,
+            seed=options.seed,
+            batch=options.batch,
+        )
+
+    return draw
+
+
+def to_folder(draw, index: list[int], folder: Path, options: Sample) -> None:
+    """One file per sample; samples that are there already, made with the same options, are not made again."""
+    import json
+
+    from backdrift.data import save_pictures, saved_numbers
+    from backdrift.files import write_json
+    from backdrift.progress import counting_bar
+
+    # what decides the pictures, which must be the same when a folder is continued
+    names = ("run", "label", "guidance", "steps", "solver", "grid", "plan", "seed")
+    recipe = {name: str(value) for name, value in asdict(options).items() if name in names}
+    note = folder / "samples.json"
+    if note.exists():
+        before = json.loads(note.read_text(encoding="utf-8"))
+        changed = [name for name in names if before.get(name) != recipe[name]]
+        if changed:
+            name = changed[0]
+            raise UserError(
+                f"{folder} holds samples made with {name} {before.get(name)}, not {recipe[name]}; give another folder."
+            )
+    elif folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{folder} is not empty and holds no samples of this kind; give another folder.")
+    write_json(note, recipe)
+    there = saved_numbers(folder)
+    todo = [i for i in index if i not in there]
+    with counting_bar("sampling") as bar:
+        bar(len(index) - len(todo), len(index))
+        for low in range(0, len(todo), options.batch):
+            part = todo[low : low + options.batch]
+            for i, x in zip(part, draw(part), strict=True):
+                save_pictures(x[None], folder, start=i)
+            bar(len(index) - len(todo) + low + len(part), len(index))
+    say(f"{len(todo)} samples made, {len(index) - len(todo)} were there  {folder}")

@@ -1,0 +1,183 @@
+"""`backdrift train`."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+from backdrift.cli.parse import notice, parse, say
+from backdrift.errors import UserError
+
+
+@dataclass(frozen=True)
+class UNetOptions:
+    """The U-Net; what is left out follows the size of the pictures."""
+
+    width: int | None = None
+    """Channels at full resolution, a multiple of 16."""
+    multipliers: tuple[int, ...] | None = None
+    """Of the width, one per level; each level halves the picture."""
+    blocks: int | None = None
+    """Residual blocks per level."""
+    attention: tuple[int, ...] | None = None
+    """Levels with self-attention, 0 being full resolution."""
+    dropout: float | None = None
+    """Inside residual blocks."""
+
+
+@dataclass(frozen=True)
+class PictureOptions:
+    """How pictures are read."""
+
+    size: int | None = None
+    """Side of the square to which pictures are resized; left out, they must already have one size."""
+    fit: str | None = None
+    """What to do with other proportions or mixed sizes: crop, pad or stretch."""
+    background: tuple[int, int, int] = (255, 255, 255)
+    """Red, green, blue behind transparent pixels and around padded ones."""
+    channels: Literal[1, 3] | None = None
+    """1 for grey, 3 for colour; left out, grey if every picture is."""
+    validation: float = 0.1
+    """The share that is held out and never trained on."""
+    block: int = 1
+    """So many consecutive pictures share a side of the split (neighbouring slices, frames)."""
+    skip_broken: bool = False
+    """Leave broken pictures out instead of stopping."""
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train on a folder of pictures, a .zip, a .npy/.npz file, or scikit-learn's digits.
+
+    The same command continues a run that was stopped or killed, bit for bit.
+    """
+
+    data: str = "digits"
+    """A folder (with or without class subfolders), a .zip, a .npy/.npz, or "digits"."""
+    run: Path | None = None
+    """The folder of the run; by default runs/ and the name of the data."""
+    steps: int | None = None
+    """Optimiser steps."""
+    batch: int | None = None
+    """Pictures per step."""
+    parts: int | None = None
+    """Pieces in which a batch passes through the network, to save memory."""
+    lr: float | None = None
+    """Highest learning rate."""
+    seed: int | None = None
+    from_: Annotated[Path | None, "from"] = None
+    """Another run, whose averaged weights are the start."""
+    device: str | None = None
+    """cpu, cuda, ...; by default the accelerator if there is one."""
+    precision: Literal["auto", "fp32", "bf16"] | None = None
+    """Arithmetic of the network; auto times a product and takes bf16 where it pays."""
+    net: str | None = None
+    """A network of your own, my_file.py:Net, made as Net(shape=(C, H, W), classes=n)."""
+    target: str | None = None
+    """What the network predicts: x0, eps, v, velocity, score, edm_f."""
+    schedule: str | None = None
+    """Noise schedule: vp, cosine, ve, edm, flow, trig."""
+    label_dropout: float | None = None
+    """Share of labels hidden in training, for guidance."""
+    flip: bool | None = None
+    """Mirror pictures left to right at random."""
+    checkpoint_every: int | None = None
+    sample_every: int | None = None
+    unet: UNetOptions = field(default_factory=UNetOptions)
+    pictures: PictureOptions = field(default_factory=PictureOptions)
+
+
+def main(arguments: list[str]) -> None:
+    run(parse(Train, "train", arguments), ["backdrift", "train", *arguments])
+
+
+def read(options: Train):
+    """The pictures that the options name."""
+    from backdrift.cli.choices import fit
+    from backdrift.data import digits, pictures
+    from backdrift.progress import counting_bar
+
+    how = options.pictures
+    if options.data == "digits":
+        if how.size not in (None, 8):
+            raise UserError("The digits are 8 pixels wide; give a folder of pictures to train at another size.")
+        return digits(validation=how.validation)
+    with counting_bar("reading pictures") as bar:
+        return pictures(
+            options.data,
+            how.size,
+            channels=how.channels,
+            fit=fit(how.fit, how.background),
+            background=how.background,
+            skip_broken=how.skip_broken,
+            validation=how.validation,
+            block=how.block,
+            on_progress=bar,
+        )
+
+
+def choices(options: Train, pictures):
+    """The library's `TrainOptions`: defaults by the pictures, overridden by what was typed."""
+    from backdrift.cli.choices import choose
+    from backdrift.target import EDM_F
+    from backdrift.train.networks import FileNet, UNetChoice
+    from backdrift.train.options import for_pictures
+
+    names = ("steps", "batch", "parts", "lr", "seed", "precision", "label_dropout", "flip")
+    names += ("checkpoint_every", "sample_every")
+    typed = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    made = for_pictures(pictures)
+    if options.schedule is not None:
+        typed["schedule"] = choose("schedule", options.schedule)
+    if options.target is not None:
+        target = choose("target", options.target)
+        typed["target"] = made.target if isinstance(target, EDM_F) else target
+    own = {k: v for k, v in vars(options.unet).items() if v is not None}
+    if options.net is not None:
+        if own:
+            raise UserError("--unet options shape the library's own network; they cannot go with --net.")
+        typed["net"] = FileNet.of(options.net)
+    elif own:
+        typed["net"] = replace(made.net, **own) if isinstance(made.net, UNetChoice) else UNetChoice(**own)
+    return replace(made, **typed)
+
+
+def run(options: Train, command: list[str]) -> Path:
+    """Train, draw grids on the way, write the report; returns the run folder."""
+    from backdrift.model import Model
+    from backdrift.progress import training_bar
+    from backdrift.report.run import write_report
+    from backdrift.run import Run
+    from backdrift.train.loop import train
+
+    folder = Run(options.run or Path("runs") / Path(options.data).stem)
+    pictures = read(options)
+    made = choices(options, pictures)
+
+    def draw(step: int, denoiser) -> None:
+        from backdrift.data import save_grid
+
+        model = Model(denoiser, pictures.classes)
+        label = [i % len(pictures.classes) for i in range(36)] if pictures.classes else None
+        save_grid(model.sample(36, label=label, steps=15), folder.samples / f"step-{step:07d}.png")
+
+    with training_bar() as bar:
+        trained = train(
+            pictures,
+            made,
+            run=folder,
+            start_from=options.from_,
+            device=options.device,
+            command=command,
+            on_progress=bar,
+            on_notice=notice,
+            on_sample=draw,
+        )
+    model = Model(trained.network, pictures.classes, folder.folder)
+    path = write_report(folder, model, pictures)
+    say(f"model   {folder.model_path}")
+    say(f"report  {path}")
+    say(f"next    backdrift sample {shlex.quote(str(folder.folder))}")
+    return folder.folder

@@ -1,0 +1,185 @@
+"""A set of pictures in memory, and the two parts it splits into.
+
+Pixels stay the bytes that they were in the files; they become float32 in [-1, 1] a batch at a time. The part of
+a picture in the split is decided by a hash of its own pixels, so it depends on nothing else: not on the order of the
+files, not on their names, not on which other pictures are there. Exact copies therefore always land on the same side,
+without which a comparison of "nearest training picture" with "nearest held-out picture" would not be honest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from backdrift.errors import UserError
+
+_CHUNK = 1024  # pictures handled at once where a whole set would need large temporaries
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """N pictures of one shape (C, H, W), with their labels and where they came from.
+
+    pixels: uint8 (N, C, H, W); 0..255 stands for [-1, 1].
+    labels: int64 (N,), in 0..len(classes) - 1, or None.
+    classes: the name of each label; empty without labels.
+    names: one per picture, for reports and error messages.
+    texts: one description per picture, or None.
+    source: JSON-able; `backdrift.data.load(source)` rebuilds the same pictures.
+    validation: the fraction that `split` holds out, between 0 and 1.
+    block: this many consecutive pictures share a side of the split (neighbouring slices, frames of one film).
+
+    Raises `UserError` if the fields do not fit each other.
+    """
+
+    pixels: Tensor
+    labels: Tensor | None
+    classes: tuple[str, ...]
+    names: list[str]
+    source: dict = field(repr=False)
+    texts: list[str] | None = None
+    validation: float = 0.1
+    block: int = 1
+
+    def __post_init__(self):
+        if self.pixels.dtype != torch.uint8 or self.pixels.ndim != 4:
+            raise UserError("Pictures need uint8 pixels of shape (N, C, H, W).")
+        if len(self.names) != len(self) or (self.texts is not None and len(self.texts) != len(self)):
+            raise UserError(f"There are {len(self)} pictures, but another number of names or texts.")
+        if self.labels is not None:
+            if self.labels.shape != (len(self),) or self.labels.dtype != torch.int64:
+                raise UserError(f"There are {len(self)} pictures, so labels must be int64 of shape ({len(self)},).")
+            if len(self) and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < len(self.classes):
+                raise UserError(f"Labels must lie in 0 to {len(self.classes) - 1}, one number per class.")
+        check_split(self.validation, self.block)
+
+    def __len__(self) -> int:
+        return self.pixels.shape[0]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return tuple(self.pixels.shape[1:])
+
+    def tensor(self, indices=None) -> Tensor:
+        """Float32 (B, C, H, W) in [-1, 1]; all pictures when `indices` is None."""
+        chosen = self.pixels if indices is None else self.pixels[indices]
+        return chosen.to(torch.float32) / 127.5 - 1
+
+    def cond(self, indices=None) -> dict[str, Tensor]:
+        """{"label": int64 (B,)}, or {} for pictures without labels."""
+        if self.labels is None:
+            return {}
+        return {"label": self.labels if indices is None else self.labels[indices]}
+
+    def subset(self, indices) -> Pictures:
+        """The pictures at `indices` (a sequence or tensor of positions, or a slice), in that order."""
+        chosen = torch.arange(len(self))[indices]
+        return self._take(chosen, {"kind": "subset", "indices": chosen.tolist(), "of": self.source})
+
+    def split(self) -> tuple[Pictures, Pictures]:
+        """(train, validation): about `validation` of the pictures are held out, at least one in each part.
+
+        A picture is held out where the hash of its pixels, read as a number in [0, 1), is below `validation`; with
+        `block` > 1 the first picture of each block decides for all of it, and a held-out picture with an exact copy
+        in the training part joins it there.
+
+        Raises `UserError` when the pictures are all copies of one, so that nothing can be held out.
+        """
+        keys = self._digests[:: self.block]
+        held = keys < np.uint64(self.validation * 2.0**64)
+        if not held.any():
+            held = keys == keys.min()
+        if held.all():
+            held = keys != keys.max()
+        held = np.repeat(held, self.block)[: len(self)]
+        held &= ~np.isin(self._digests, self._digests[~held])
+        if held.all() or not held.any():
+            raise UserError(
+                f"These {len(self)} pictures are copies of one another (or lie in one block), so none can be held out "
+                "for validation; give at least two different pictures."
+            )
+        parts = (("train", ~held), ("validation", held))
+        return tuple(
+            self._take(torch.from_numpy(np.flatnonzero(mask)), {"kind": "split", "part": part, "of": self.source})
+            for part, mask in parts
+        )
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of all pixel values of this set, in [-1, 1] units (of the training part, ask that)."""
+        return self._scale[0]
+
+    @property
+    def radius(self) -> float:
+        """Largest norm of a picture, divided by sqrt(C H W): at most 1."""
+        return self._scale[1]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits, a hash of shape, pixels and labels in order."""
+        digest = hashlib.blake2b(repr((len(self), *self.shape)).encode(), digest_size=8)
+        digest.update(self._digests.tobytes())
+        if self.labels is not None:
+            digest.update(self.labels.numpy().astype("<i8").tobytes())
+        return digest.hexdigest()
+
+    @cached_property
+    def _digests(self) -> np.ndarray:
+        """A 64-bit hash of each picture's pixels, uint64 (N,)."""
+        rows = np.ascontiguousarray(self.pixels.numpy()).reshape(len(self), -1)
+        digests = b"".join(hashlib.blake2b(row, digest_size=8).digest() for row in rows)
+        return np.frombuffer(digests, dtype="<u8")
+
+    @cached_property
+    def _scale(self) -> tuple[float, float]:
+        """(std, radius), from exact integer sums of 2 u - 255 = 255 x."""
+        total, squares, largest = 0, 0, 0
+        for chunk in self.pixels.split(_CHUNK):
+            values = chunk.flatten(1).to(torch.int32) * 2 - 255
+            norms = (values * values).sum(1)
+            total += int(values.sum())
+            squares += int(norms.sum())
+            largest = max(largest, int(norms.max()))
+        count = self.pixels.numel()
+        std = math.sqrt(count * squares - total * total) / (255 * count)
+        return std, math.sqrt(largest / math.prod(self.shape)) / 255
+
+    def _take(self, positions: Tensor, source: dict) -> Pictures:
+        order = positions.tolist()
+        return Pictures(
+            pixels=self.pixels[positions],
+            labels=None if self.labels is None else self.labels[positions],
+            classes=self.classes,
+            names=[self.names[i] for i in order],
+            source=source,
+            texts=None if self.texts is None else [self.texts[i] for i in order],
+            validation=self.validation,
+            block=self.block,
+        )
+
+
+def check_memory(need: int, what: str) -> None:
+    """Raise `UserError` if `need` bytes are more than this machine has, where it tells."""
+    if not hasattr(os, "sysconf"):
+        return
+    have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if need > have:
+        raise UserError(
+            f"{what} need {need / 1e9:.1f} GB of memory and there are {have / 1e9:.1f}; choose a smaller size."
+        )
+
+
+def check_split(validation: float, block: int) -> None:
+    """Raise `UserError` unless 0 < validation < 1 and block is a whole number from 1."""
+    if not 0 < validation < 1:
+        raise UserError(f"The validation fraction is {validation}; it must lie between 0 and 1, such as 0.1.")
+    if not isinstance(block, int) or block < 1:
+        raise UserError(f"The block of the split is {block!r}; it must be a whole number from 1.")

@@ -1,0 +1,98 @@
+"""Denoisers: (x_t, t, cond) -> belief about x_0. `Network` is the only place where a network meets a process.
+
+A network sees two things: the state scaled to unit variance, and the noise angle w = atan2(sigma, alpha sigma_data),
+which is finite at both ends of every schedule. Both depend on the noise-to-signal ratio alone, so where the target
+does too (X0, EPS, EDM_F) a trained network serves any schedule: give it another process.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from backdrift.errors import UserError
+from backdrift.posterior import CategoricalPosterior, Posterior, TensorPosterior, expand
+from backdrift.process.base import Process, State
+from backdrift.process.discrete import Masking, UniformTokens
+from backdrift.process.gaussian import Gaussian
+from backdrift.target import Target
+
+
+class Denoiser(nn.Module, ABC):
+    """Anything that knows E[x_0 | x_t, cond] for its process.
+
+    process: the corruption that it inverts. event_shape: the shape of one sample (for a product, a dict of shapes).
+    """
+
+    process: Process
+    event_shape: tuple[int, ...] | Mapping[str, tuple[int, ...]]
+
+    @abstractmethod
+    def forward(self, xt: State, t: float | Tensor, cond: Mapping | None = None) -> Posterior:
+        """The belief about x_0. xt: (B, *event); t: a float or (B,); cond: a mapping of conditions, or None."""
+
+
+class Network(Denoiser):
+    """A network as the denoiser of a Gaussian process.
+
+    net: called as net(x, noise, cond) with x (B, *event) of unit variance and noise (B,) float32, the angle in
+        [0, pi/2]; returns the target's prediction, in x's shape.
+    target: what the network predicts. sigma_data: standard deviation of the data, for the scaling.
+
+    Raises `UserError` if the target cannot be used with the schedule (EPS or SCORE where alpha(1) = 0).
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        process: Gaussian,
+        target: Target,
+        event_shape: tuple[int, ...],
+        sigma_data: float = 0.5,
+    ):
+        super().__init__()
+        target.check(process.schedule)
+        if not sigma_data > 0:
+            raise UserError(f"sigma_data is the data's standard deviation and must be positive, not {sigma_data}.")
+        self.net, self.process, self.target = net, process, target
+        self.event_shape, self.sigma_data = tuple(event_shape), sigma_data
+
+    def forward(self, xt, t, cond=None):
+        schedule = self.process.schedule
+        alpha, sigma = schedule.alpha_sigma(t)
+        scale = (sigma**2 + (alpha * self.sigma_data) ** 2).rsqrt()
+        w = torch.atan2(sigma, alpha * self.sigma_data)
+        noise = w.to(device=xt.device, dtype=torch.float32).expand(xt.shape[0])
+        p = self.net(expand(scale, xt) * xt, noise, cond).to(xt.dtype)
+        skip, out = self.target.skip_out(schedule, t)
+        if bool((sigma == 0).any()):
+            # at sigma = 0 the state is alpha x_0: whatever the network says, even NaN, is not used
+            skip, out = torch.where(sigma == 0, 1 / alpha, skip), torch.where(sigma == 0, 0.0, out)
+            p = p.masked_fill(expand(sigma == 0, xt).bool(), 0.0)
+        return TensorPosterior(expand(skip, xt) * xt + expand(out, xt) * p)
+
+
+class TokenNetwork(Denoiser):
+    """A network as the denoiser of a discrete process.
+
+    net: called as net(tokens, noise, cond) with tokens (B, *event) and noise (B,) float32, pi/2 times the lost
+        fraction 1 - alpha(t); returns logits (B, *event, K).
+    """
+
+    def __init__(self, net: nn.Module, process: Masking | UniformTokens, event_shape: tuple[int, ...]):
+        super().__init__()
+        self.net, self.process, self.event_shape = net, process, tuple(event_shape)
+
+    def forward(self, xt, t, cond=None):
+        alpha, _ = self.process.schedule.alpha_sigma(t)
+        noise = ((1 - alpha) * (torch.pi / 2)).to(device=xt.device, dtype=torch.float32).expand(xt.shape[0])
+        log_probs = self.net(xt, noise, cond).log_softmax(-1)
+        if isinstance(self.process, Masking):
+            # a visible token is x_0 itself: the belief is certain there
+            known = torch.nn.functional.one_hot(xt.clamp_max(self.process.classes - 1), self.process.classes)
+            visible = (xt != self.process.mask).unsqueeze(-1)
+            log_probs = torch.where(visible, known.to(log_probs.dtype).log(), log_probs)
+        return CategoricalPosterior(log_probs)

@@ -1,0 +1,84 @@
+"""The whole evaluation of a trained model: its samples without guidance against real pictures, and with guidance.
+
+Samples for the distances are made without guidance, each for the label of a training picture, so that their labels are
+distributed as the data's; the label agreement is also measured under guidance, with every label equally often.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from backdrift.evaluate.report import Evaluation, Extractor, evaluate
+
+
+class Drawable(Protocol):
+    """What is needed of a model: its classes, and `sample` as in `backdrift.model.Model`."""
+
+    classes: tuple[str, ...]
+
+    def sample(self, n: int, *, label, guidance: float, steps: int, seed: int) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class ModelEvaluation:
+    """The table, and how its samples were made: `plain_labels` are those asked for without guidance, () for none."""
+
+    table: Evaluation
+    n: int
+    steps: int
+    guidance: float | None
+    seed: int
+    plain_labels: tuple[int, ...]
+
+    def lines(self) -> list[str]:
+        """Plain text, with a line on how the samples were made."""
+        return [*self.table.lines(), self.made()]
+
+    def made(self) -> str:
+        """How the samples were made, in a sentence."""
+        guided = "" if self.guidance is None else f"; label agreement also with guidance {self.guidance:g}"
+        return f"samples: {self.n} at {self.steps} evaluations, seed {self.seed}, without guidance{guided}"
+
+    def to_dict(self) -> dict:
+        """Plain numbers and strings for JSON."""
+        return {**{name: value for name, value in asdict(self).items() if name != "table"}, **self.table.to_dict()}
+
+
+def evaluate_model(
+    model: Drawable,
+    pictures,
+    *,
+    n: int = 1000,
+    steps: int = 10,
+    guidance: float = 2.0,
+    features: Sequence[Extractor],
+    seed: int = 0,
+) -> ModelEvaluation:
+    """Draw `n` samples of `model` and compare them with the `Pictures` that it was trained on.
+
+    The held-out part of `pictures` is the reference. A model with labels is also asked for every label under
+    `guidance`, and gets two rows of label agreement. Raises `UserError` as `evaluate` does.
+    """
+    train, heldout = pictures.split()
+    conditional = bool(model.classes) and train.labels is not None
+    labels = None
+    if conditional:
+        generator = torch.Generator().manual_seed(seed)
+        labels = train.labels[torch.randint(len(train), (n,), generator=generator)]
+    real = {"train": train.tensor(), "heldout": heldout.tensor(), "features": features, "seed": seed}
+    real |= {"train_labels": train.labels, "heldout_labels": heldout.labels}
+    samples = model.sample(n, label=labels, guidance=1.0, steps=steps, seed=seed)
+    table = evaluate(samples.clamp(-1, 1), sample_labels=labels, **real)
+    if not conditional:
+        return ModelEvaluation(table, n, steps, None, seed, ())
+    every = torch.arange(n) % len(model.classes)
+    # other noise than above, so that the two rows are independent
+    guided = model.sample(n, label=every, guidance=guidance, steps=steps, seed=seed + 1)
+    row = evaluate(guided.clamp(-1, 1), sample_labels=every, **{**real, "features": ()}).row("label agreement")
+    row = replace(row, name=f"label agreement, guidance {guidance:g}")
+    return ModelEvaluation(replace(table, rows=(*table.rows, row)), n, steps, guidance, seed, tuple(labels.tolist()))

@@ -1,0 +1,176 @@
+"""A trained model as its user sees it: `bd.load(folder).sample(16, label=3, guidance=2.0, steps=10, seed=0)`.
+
+A `Model` knows its classes, its scale and its run folder, so nothing has to be typed again; below it is a plain
+`Denoiser`, which every sampler, guidance and audit takes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from backdrift.data import Pictures
+from backdrift.denoiser import Denoiser
+from backdrift.errors import UserError
+from backdrift.guide import ClassifierFree
+from backdrift.progress import training_bar
+from backdrift.run import Run, load_network
+from backdrift.sample import Grid, Plan, Sampler, Step, sample
+from backdrift.train.loop import train as train_network
+from backdrift.train.networks import NetChoice
+from backdrift.train.options import TrainOptions
+
+BATCH = 256
+
+
+class Model:
+    """denoiser: the network. classes: the names of its labels, () without. folder: its run, or None."""
+
+    def __init__(self, denoiser: Denoiser, classes: Sequence[str] = (), folder: Path | None = None):
+        self.denoiser = denoiser.eval().requires_grad_(False)
+        self.classes = tuple(classes)
+        self.folder = None if folder is None else Path(folder)
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """The shape of one sample, (C, H, W)."""
+        return self.denoiser.event_shape
+
+    def labels(self, label: int | str | Sequence[int | str] | Tensor | None, count: int) -> Tensor | None:
+        """Numbers or names of classes as LongTensor (count,); one label is repeated.
+
+        Raises `UserError` for a model without labels, an unknown class, or a wrong count.
+        """
+        if label is None:
+            return None
+        if not self.classes:
+            raise UserError("This model was trained without labels, so it cannot be asked for one.")
+        wanted = label.tolist() if isinstance(label, Tensor) else label
+        many = list(wanted) if isinstance(wanted, (list, tuple, range)) else [wanted] * count
+        numbers = [self._number(one) for one in many]
+        if len(numbers) != count:
+            raise UserError(f"There are {len(numbers)} labels for {count} samples; give one label, or one per sample.")
+        return torch.tensor(numbers, dtype=torch.int64)
+
+    def _number(self, label: int | str) -> int:
+        if isinstance(label, str) and label in self.classes:
+            return self.classes.index(label)
+        try:
+            number = int(label)
+        except ValueError:
+            number = -1
+        if not 0 <= number < len(self.classes):
+            known = ", ".join(self.classes[:12]) + (", ..." if len(self.classes) > 12 else "")
+            raise UserError(
+                f"There is no label {label!r}; the labels are 0 to {len(self.classes) - 1}, by name {known}."
+            )
+        return number
+
+    def guided(self, guidance: float, cond: Mapping | None) -> Denoiser:
+        """The denoiser under classifier-free guidance of this weight; 1 is the model itself.
+
+        Raises `UserError` where there is no condition to exaggerate.
+        """
+        if guidance == 1:
+            return self.denoiser
+        if not cond:
+            raise UserError(f"Guidance {guidance:g} needs a condition to follow, such as label=3.")
+        return ClassifierFree(self.denoiser, guidance, tuple(cond))
+
+    def sample(
+        self,
+        n: int | None = None,
+        *,
+        label: int | str | Sequence[int | str] | Tensor | None = None,
+        guidance: float = 1.0,
+        steps: int = 20,
+        solver: Sampler | None = None,
+        grid: Grid | None = None,
+        plan: Plan | None = None,
+        cond: Mapping[str, Tensor] | None = None,
+        index: Sequence[int] | None = None,
+        seed: int = 0,
+        batch: int = BATCH,
+        on_step: Callable[[Step], None] | None = None,
+    ) -> Tensor:
+        """n pictures, (n, C, H, W) in [-1, 1] up to overshoot.
+
+        label: a class or one per sample, by number or name; None is unconditional. guidance: 1 follows the label, more
+        exaggerates it. index: which samples of the seed, such as [7]; sample i is the same picture in any batch. steps:
+        calls of the denoiser. batch: samples per call, for memory only. cond: further conditions, (n, ...) each.
+        """
+        if n is None and index is None:
+            raise UserError("Say how many samples: sample(16), or sample(index=[7]).")
+        index = list(range(n)) if index is None else list(index)
+        if n is not None and n != len(index):
+            raise UserError(f"index names {len(index)} samples, but {n} were asked for.")
+        if not index:
+            raise UserError("Sampling needs at least one sample.")
+        cond = dict(cond or {})
+        labels = self.labels(label, len(index))
+        if labels is not None:
+            cond["label"] = labels
+        denoiser = self.guided(guidance, cond)
+        device = next(self.denoiser.parameters()).device
+        parts = []
+        for low in range(0, len(index), batch):
+            part = {name: value[low : low + batch].to(device) for name, value in cond.items()}
+            parts.append(
+                sample(
+                    denoiser,
+                    index=index[low : low + batch],
+                    solver=solver,
+                    steps=steps,
+                    grid=grid,
+                    plan=plan,
+                    cond=part or None,
+                    seed=seed,
+                    on_step=on_step,
+                )
+            )
+        return torch.cat(parts)
+
+
+def load(
+    folder: str | os.PathLike, device: str | torch.device | None = None, net: NetChoice | nn.Module | None = None
+) -> Model:
+    """The model of a run folder, with its averaged weights, ready to sample.
+
+    device: the accelerator if there is one, by default. net: for a run of someone's own network, that network again.
+
+    Raises `UserError` where the folder holds no model, a damaged one, or one that needs `net`.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    network = load_network(folder, device, net)
+    run = Run(Path(folder))
+    return Model(network, run.config()["data"]["classes"], run.folder)
+
+
+def train(
+    pictures: Pictures,
+    options: TrainOptions | None = None,
+    *,
+    run: str | os.PathLike | None = None,
+    start_from: str | os.PathLike | None = None,
+    device: str | torch.device | None = None,
+    net: nn.Module | None = None,
+    progress: bool = True,
+) -> Model:
+    """Train on the training part of `pictures` and return the model.
+
+    options: by default chosen by the size of the pictures. run: the folder to keep (and, called again, to continue);
+    None keeps nothing. start_from: another run, whose weights are the start. net: a module of your own, called as
+    net(x, noise, cond). progress: draw a progress bar.
+
+    Raises `UserError` for bad input, before training starts.
+    """
+    with training_bar() if progress else nullcontext() as on_progress:
+        trained = train_network(
+            pictures, options, run=run, start_from=start_from, device=device, net=net, on_progress=on_progress
+        )
+    return Model(trained.network, pictures.classes, None if run is None else Path(run))

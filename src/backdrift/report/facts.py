@@ -1,0 +1,58 @@
+"""What a run is, in a few lines: for `backdrift info` and the head of the report."""
+
+from __future__ import annotations
+
+import json
+import shlex
+
+from backdrift.run import Run
+
+
+def evaluation(run: Run) -> dict | None:
+    """The run's evaluation.json, or None."""
+    path = run.folder / "evaluation.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def last(records: list[dict], name: str):
+    """The newest value called `name`, or None."""
+    return next((record[name] for record in reversed(records) if record.get(name) is not None), None)
+
+
+def facts(run: Run) -> list[tuple[str, str]]:
+    """(what, value) pairs. Raises `UserError` if the folder holds no run."""
+    config = run.config()
+    data, options = config["data"], config["options"]
+    channels, height, width = data["shape"]
+    classes = data["classes"]
+    named = ", ".join(classes[:12]) + (", ..." if len(classes) > 12 else "")
+    records = run.metrics()
+    step = last(records, "step") or 0
+    source = data["source"]
+    rows = [
+        ("run", str(run.folder)),
+        ("data", str(source.get("path", source.get("kind")))),
+        ("pictures", f"{data['training']} for training, {data['validation']} held out, {width}x{height}x{channels}"),
+        ("labels", f"{len(classes)}: {named}" if classes else "none"),
+        ("network", _words(options["net"])),
+        ("process", f"{_words(options['schedule'])}, predicting {_words(options['target'])}"),
+        ("training", f"{step} of {options['steps']} steps of {options['batch']} pictures, {config['precision']}"),
+    ]
+    for name, words in (("loss", "training loss"), ("validation_loss", "held-out loss")):
+        value = last(records, name)
+        if value is not None:
+            rows.append((words, f"{value:.4f}"))
+    if run.model_path.exists():
+        rows.append(("weights", f"{run.model_path.stat().st_size / 1e6:.1f} MB"))
+    found = evaluation(run)
+    if found:
+        rows += [(row["name"], f"{row['value']:.4g} (floor {row['floor']:.4g})") for row in found["rows"]]
+    if config["command"]:
+        rows.append(("command", shlex.join(config["command"])))
+    return rows
+
+
+def _words(choice: dict) -> str:
+    name = choice["kind"].split(".")[-1]
+    values = ", ".join(f"{key} {value}" for key, value in choice.items() if key != "kind")
+    return f"{name} ({values})" if values else name

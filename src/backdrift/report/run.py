@@ -1,0 +1,180 @@
+"""The page of a run: how it was trained, what it makes, how good that is, and the command that repeats it."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import torch
+
+from backdrift.data import Pictures, grid_png
+from backdrift.files import write_text
+from backdrift.model import Model
+from backdrift.report import page
+from backdrift.report.chart import Axis, Curve, chart
+from backdrift.report.facts import evaluation, facts
+from backdrift.run import Run
+from backdrift.train.metrics import BINS
+
+SHOWN = 64  # samples in a grid
+PATH_STEPS = 10
+
+
+def write_report(run: Run, model: Model, pictures: Pictures) -> Path:
+    """Write `report.html` into the run; returns its path."""
+    found = evaluation(run)
+    parts = [
+        *_verdict(found),
+        page.table(("", ""), [(name, value) for name, value in facts(run) if name != "command"]),
+        *_samples(model, pictures),
+        *_path(model),
+        *_evaluation(found, model, pictures),
+        *_curves(run.metrics()),
+        *_repeat(run),
+    ]
+    path = run.folder / "report.html"
+    write_text(path, page.Page(f"backdrift: {run.folder.name}", parts).html())
+    return path
+
+
+def _verdict(found: dict | None) -> list[str]:
+    if not found or not found.get("memorisation"):
+        return []
+    check = found["memorisation"]
+    if check["ratio"] is None:
+        return []
+    words = (
+        f"the median distance of samples to their nearest training picture is {check['ratio']:.3f} "
+        f"[{check['low']:.3f}, {check['high']:.3f}] of that of held-out pictures"
+    )
+    if check["ratio"] < 0.9:
+        return [page.text(f"MEMORISED: {words}.", "alarm")]
+    return [page.text(f"Not memorised: {words}.", "lead")]
+
+
+def _samples(model: Model, pictures: Pictures) -> list[str]:
+    train, _ = pictures.split()
+    generator = torch.Generator().manual_seed(0)
+    chosen = torch.randperm(len(train), generator=generator)[:SHOWN].tolist()
+    parts = [page.heading("Samples")]
+    figures = [page.picture(grid_png(train.tensor(chosen)), f"{len(chosen)} real pictures")]
+    if model.classes:
+        shown = range(min(len(model.classes), 10))
+        label = [k for k in shown for _ in range(8)]
+        for weight in (1.0, 2.0):
+            made = model.sample(len(label), label=label, guidance=weight, steps=10)
+            figures.append(
+                page.picture(grid_png(made, columns=8), f"a label per row, guidance {weight:g}, 10 evaluations")
+            )
+    else:
+        made = model.sample(SHOWN, steps=10)
+        figures.append(page.picture(grid_png(made), f"{SHOWN} samples, seed 0, 10 evaluations"))
+    return [*parts, page.row(figures)]
+
+
+def _path(model: Model) -> list[str]:
+    """One sample on its way: the noisy state above, what the network makes of it below."""
+    states, means = [], []
+
+    def keep(step) -> None:
+        alpha, sigma = (float(v) for v in model.denoiser.process.schedule.alpha_sigma(step.t))
+        # the state in units of its own spread, so that pure noise and picture are visible on one scale
+        spread = (sigma**2 + (alpha * model.denoiser.sigma_data) ** 2) ** 0.5
+        states.append(step.state / spread * model.denoiser.sigma_data)
+        means.append(step.mean)
+
+    label = 0 if model.classes else None
+    last = model.sample(1, label=label, steps=PATH_STEPS, on_step=keep)
+    strip = torch.cat([*states, last, *means, last])
+    caption = f"above: the state at each of {PATH_STEPS} steps; below: the picture the network expects from it"
+    return [page.heading("From noise to picture"), page.picture(grid_png(strip, columns=PATH_STEPS + 1), caption)]
+
+
+def _evaluation(found: dict | None, model: Model, pictures: Pictures) -> list[str]:
+    if not found:
+        return []
+    header = ("figure", "value", "95 % interval", "floor", "n", "real", "better")
+    rows = [
+        (
+            row["name"],
+            _number(row["value"]),
+            f"{_number(row['low'])} to {_number(row['high'])}",
+            _number(row["floor"]),
+            str(row["n"]),
+            str(row["reference"]),
+            row["better"],
+        )
+        for row in found["rows"]
+    ]
+    guided = "" if found["guidance"] is None else f", label agreement also with guidance {found['guidance']:g}"
+    made = f"{found['n']} samples at {found['steps']} evaluations, seed {found['seed']}, without guidance{guided}."
+    parts = [
+        page.heading("Evaluation"),
+        page.table(header, rows),
+        page.text(f"{made} Floor: {found['floor']}; a figure at its floor cannot be told from real pictures.", "note"),
+        *(page.text(f"{row['name']}: {row['note']}.", "note") for row in found["rows"] if row["note"]),
+    ]
+    check = found.get("memorisation")
+    if check and check["pairs"]:
+        train, _ = pictures.split()
+        numbers = [i for i, _, _ in check["pairs"]]
+        labels = [found["plain_labels"][i] for i in numbers] if found["plain_labels"] else None
+        samples = model.sample(index=numbers, label=labels, steps=found["steps"], seed=found["seed"])
+        real = train.tensor([j for _, j, _ in check["pairs"]])
+        strip = torch.cat([samples.cpu().clamp(-1, 1), real])
+        caption = "above: the samples nearest to a training picture, nearest first; below: that picture"
+        parts += [
+            page.heading("Nearest training pictures"),
+            page.picture(grid_png(strip, columns=len(numbers)), caption),
+        ]
+    return parts
+
+
+def _curves(records: list[dict]) -> list[str]:
+    def curve(name: str, words: str, dashed: bool = False) -> Curve:
+        chosen = [record for record in records if record.get(name) is not None]
+        return Curve(words, [r["step"] for r in chosen], [r[name] for r in chosen], dashed)
+
+    def by_noise(name: str) -> list[Curve]:
+        chosen = [record for record in records if record.get(name) is not None]
+        return [
+            Curve(
+                f"{90 * k / BINS:.0f} to {90 * (k + 1) / BINS:.0f}°",
+                [r["step"] for r in chosen],
+                [r[name][k] for r in chosen],
+            )
+            for k in range(BINS)
+        ]
+
+    step, loss = Axis("step"), Axis("loss", log=True)
+    charts = [
+        chart(
+            "Loss",
+            [curve("loss", "training"), curve("validation_loss", "held out, averaged", True)],
+            step,
+            loss,
+        ),
+        chart("Training loss by noise angle", by_noise("loss_by_noise"), step, loss),
+        chart("Held-out loss by noise angle", by_noise("validation_by_noise"), step, loss),
+        chart("Learning rate", [curve("lr", "rate")], step, Axis("rate")),
+        chart("Speed", [curve("pictures_per_second", "pictures/s")], step, Axis("pictures per second")),
+    ]
+    note = (
+        "Noise angle: atan2(noise, signal), 0° is a clean picture and 90° pure noise. The loss is the squared error of "
+        "what the network predicts; the held-out curve is that of the averaged weights, always with the same noise."
+    )
+    return [page.heading("Training"), page.row([c for c in charts if c]), page.text(note, "note")]
+
+
+def _repeat(run: Run) -> list[str]:
+    command = run.config()["command"]
+    words = (
+        shlex.join(command)
+        if command
+        else "trained from Python: bd.train(bd.data.load(source), options), see config.json"
+    )
+    return [page.heading("The command that repeats this run"), page.code(words)]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"

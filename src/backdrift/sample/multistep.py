@@ -1,0 +1,163 @@
+"""Adams-Bashforth in a gauge: one multistep solver, of which most published ones are members.
+
+Gauge, variable and order are three free choices of the step in rule.py. Known members: linear multistep and rho-AB are
+(NOISE, CLOCK), DEIS's log-rho form and multistep DPM-Solver (NOISE, LOG), DEIS's t-AB (NOISE, TIME), DPM-Solver++ with
+exact integrals (DATA, LOG), UniPC the same with a corrector, SA-Solver and the multistep SDE forms of DPM-Solver++
+(StochasticGauge, LOG), ER-SDE (ExtendedGauge, RATIO).
+
+* Warm-up: with p values the rule has a local error of h^(p + 1), so that its first step may have one of h^p. That step
+  is an explicit Runge-Kutta step of p - 1 evaluations whose last stage lies at the Radau node of the measure dw.
+* Corrector: once D is known at s, the step to s is taken again with the polynomial through that value too: one order
+  more and no further evaluation. Zhao et al. 2023, arXiv:2302.04867, Algorithm 1.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from backdrift.config import kind
+from backdrift.errors import UserError
+from backdrift.sample.gauge import DATA, NOISE, TRIG, ExtendedGauge, Gauge, StochasticGauge
+from backdrift.sample.rule import Guard, Known, Rule
+from backdrift.sample.solver import Solver
+from backdrift.sample.trace import Linear, Tracer
+from backdrift.sample.variable import CLOCK, LOG, RATIO, TIME, Place, Variable
+
+WORTH = 8
+"""A warm-up of k evaluations is made from 8 k evaluations on: below, the grid is too coarse for it to pay."""
+
+
+@kind("solver.Multistep")
+@dataclass(frozen=True)
+class Multistep(Solver):
+    """x_s = c_s (x_t / c_t + sum_i f_i int l_i(u) dw) + fresh noise in a stochastic gauge.
+
+    order: the number of values in the polynomial, 1 to 4 (with the corrector 1 to 3). warmup: whether the first step is
+    a Runge-Kutta step where the order needs it. guarded: whether a step that leaves the data's hull takes a lower order.
+    Where an end has an infinite clock, its step holds D constant.
+
+    Its order of convergence is `order`, and one more with the corrector; in a stochastic gauge see `convergence`.
+    """
+
+    gauge: Gauge = TRIG
+    variable: Variable = CLOCK
+    order: int = 2
+    corrector: bool = False
+    warmup: bool = True
+    guarded: bool = True
+
+    def __post_init__(self):
+        most = 3 if self.corrector else 4
+        if not 1 <= self.order <= most:
+            raise UserError(f"This multistep solver has order 1 to {most}, not {self.order}.")
+
+    @property
+    def convergence(self) -> int:
+        return self.order + self.corrector
+
+    @property
+    def _extra(self) -> int:
+        """Evaluations in the first step beyond one."""
+        if self.gauge.stochastic or not self.warmup or self.order < 3:
+            return 0
+        return self.convergence - 2
+
+    def budget(self, steps, schedule, start):
+        extra = self._extra
+        if extra == 0 or not self.variable.place(self.gauge, schedule, start).finite:
+            return self, steps
+        if steps < WORTH * extra:
+            return replace(self, warmup=False), steps
+        return self, steps - extra
+
+    def trace(self, trace, x, schedule, times):
+        rule = Rule(self.gauge, self.variable, schedule)
+        places = [rule.place(t) for t in times]
+        guard = Guard(trace, places[0].pair, not self.guarded, self.gauge.stochastic)
+        known: list[Known] = []
+        before = None
+        for n, (at, to) in enumerate(zip(places[:-1], places[1:], strict=True)):
+            D = trace.evaluate(x, at.t)
+            here = rule.known(x, D, at)
+            if self.corrector and before is not None:
+                old, left, noise = before
+                again = rule.step(old, [here, *known[: self.order]], left, at)
+                x = guard.first([None if again is None else _plus(again, noise), x], at.pair)
+            known = [here, *known][: self.order]
+            if n == 0 and self._extra and at.finite and to.finite:
+                before = (x, at, None)
+                x, stage = self._first_step(trace, guard, rule, x, D, here, at, to)
+                known = [stage, here]
+                continue
+            noise = self._noise(trace, at, to)
+            before = (x, at, noise)
+            candidates = [_plus(rule.hold(x, D, at, to), noise)]
+            for count in range(2, len(known) + 1):
+                higher = rule.step(x, known[:count], at, to)
+                if higher is not None:
+                    candidates.insert(0, _plus(higher, noise))
+            x = guard.first(candidates, to.pair)
+        return x
+
+    def _noise(self, trace: Tracer, at: Place, to: Place) -> Linear | None:
+        if not self.gauge.stochastic:
+            return None
+        keep = self.gauge.keep(at.pair, to.pair)
+        variance = to.sigma**2 - (keep * at.sigma) ** 2
+        return math.sqrt(variance) * trace.noise(at.t, to.t) if variance > 0 else None
+
+    def _first_step(
+        self, trace: Tracer, guard: Guard, rule: Rule, x: Linear, D: Linear, here: Known, at: Place, to: Place
+    ) -> tuple[Linear, Known]:
+        """A Runge-Kutta step with a local error of h^convergence, and its last stage for later polynomials."""
+        stage = rule.radau(at, to)
+        middle = rule.hold(x, D, at, stage)
+        if self._extra > 1:
+            half = rule.variable.place_at(self.gauge, rule.schedule, (at.u + stage.u) / 2)
+            x_half = rule.hold(x, D, at, half)
+            D_half = trace.evaluate(x_half, half.t)
+            higher = rule.step(x, [rule.known(x_half, D_half, half), here], at, stage)
+            middle = guard.first([higher, rule.hold(x_half, D_half, half, stage)], stage.pair)
+        D_stage = trace.evaluate(middle, stage.t)
+        there = rule.known(middle, D_stage, stage)
+        candidates = [rule.step(x, [there, here], at, to), rule.hold(middle, D_stage, stage, to)]
+        return guard.first(candidates, to.pair), there
+
+
+def _plus(x: Linear, noise: Linear | None) -> Linear:
+    return x if noise is None else x + noise
+
+
+def LMS(order: int = 4) -> Multistep:
+    """Linear multistep in sigma / alpha: k-diffusion's LMS, rho-AB of Zhang and Chen 2022, arXiv:2204.13902, Eq. 15."""
+    return Multistep(NOISE, CLOCK, order)
+
+
+def DEIS(order: int = 3) -> Multistep:
+    """Exponential integrator with polynomials in t: t-AB-DEIS. Zhang and Chen 2022, arXiv:2204.13902, Eq. 14 and 15."""
+    return Multistep(NOISE, TIME, order)
+
+
+def LogDEIS(order: int = 3) -> Multistep:
+    """DEIS with polynomials in log(sigma / alpha), which is also DPM-Solver's multistep form in noise prediction."""
+    return Multistep(NOISE, LOG, order)
+
+
+def ExactDPMpp(order: int = 2) -> Multistep:
+    """DPM-Solver++ with its integrals exact; 2M replaces them by a midpoint rule. Lu et al. 2022, arXiv:2211.01095."""
+    return Multistep(DATA, LOG, order)
+
+
+def ERSDE(order: int = 2) -> Multistep:
+    """Extended reverse-time SDE solver. Cui et al. 2023, arXiv:2309.06169, Eq. 17 to 20, in exact integrals.
+
+    Order 3 takes the quadratic through its three values, where the paper's Taylor form uses a divided difference for
+    the derivative.
+    """
+    return Multistep(ExtendedGauge(), RATIO, order)
+
+
+def SASolver(order: int = 2, corrector: bool = True, tau: float = 1.0) -> Multistep:
+    """Stochastic Adams with tau times the reverse SDE's noise. Xue et al. 2023, arXiv:2309.05019, Algorithm 1."""
+    return Multistep(StochasticGauge(tau), LOG, order, corrector)

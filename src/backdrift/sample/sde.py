@@ -1,0 +1,82 @@
+"""Stochastic solvers: the reverse process with fresh noise in every step."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from backdrift.config import kind
+from backdrift.errors import UserError
+from backdrift.process.gaussian import Gaussian
+from backdrift.sample.ode import pairs
+from backdrift.sample.solver import Solver
+from backdrift.schedule import Schedule
+
+
+def step_variances(schedule: Schedule, t: float, s: float) -> tuple[float, float]:
+    """(variance of x_s given x_t and x_0, variance that the process adds from s to t): DDPM's two choices."""
+    (_, sigma), (_, sigma_s) = pairs(schedule, [t, s])
+    _, added = Gaussian(schedule).transition(s, t)
+    return (sigma_s / sigma) ** 2 * float(added), float(added)
+
+
+@kind("solver.DDIM")
+@dataclass(frozen=True)
+class DDIM(Solver):
+    """x_s = alpha_s D + sqrt(sigma_s^2 - c^2) eps + c xi, with c = eta times the bridge's standard deviation.
+
+    Song et al. 2021, arXiv:2010.02502, Eq. 12 and 16. eta = 0 is deterministic; eta = 1 is DDPM with the smaller
+    variance, which others call Euler ancestral.
+    """
+
+    eta: float = 0.0
+    order = 1
+
+    def __post_init__(self):
+        if not 0 <= self.eta <= 1:
+            raise UserError(f"DDIM takes eta in [0, 1], not {self.eta}.")
+
+    def trace(self, trace, x, schedule, times):
+        at = pairs(schedule, times)
+        for n in range(len(times) - 1):
+            (alpha, sigma), (alpha_s, sigma_s) = at[n], at[n + 1]
+            D = trace.evaluate(x, times[n])
+            small, _ = step_variances(schedule, times[n], times[n + 1])
+            c = self.eta * math.sqrt(small)
+            ratio = math.sqrt(max(sigma_s**2 - c**2, 0.0)) / sigma
+            x = ratio * x + (alpha_s - ratio * alpha) * D
+            if self.eta > 0:
+                # also where c = 0, in the last step: the path then has as many intervals as the grid, and refines
+                x = x + c * trace.noise(times[n], times[n + 1])
+        return x
+
+
+@kind("solver.DDPM")
+@dataclass(frozen=True)
+class DDPM(Solver):
+    """Ancestral sampling: the mean of x_s given x_t and x_0 = D, plus noise. Ho et al. 2020, arXiv:2006.11239, Alg. 2.
+
+    fraction: 0 takes the bridge's variance (their beta-tilde), 1 the variance that the process adds in the step (their
+    beta), in between their interpolation in log (Nichol and Dhariwal 2021, arXiv:2102.09672, Eq. 15). The last step, to
+    the data, adds none.
+    """
+
+    fraction: float = 0.0
+    order = 1
+
+    def __post_init__(self):
+        if not 0 <= self.fraction <= 1:
+            raise UserError(f"DDPM takes a fraction in [0, 1], not {self.fraction}.")
+
+    def trace(self, trace, x, schedule, times):
+        at = pairs(schedule, times)
+        for n in range(len(times) - 1):
+            (alpha, sigma), (alpha_s, sigma_s) = at[n], at[n + 1]
+            D = trace.evaluate(x, times[n])
+            small, large = step_variances(schedule, times[n], times[n + 1])
+            share = large / sigma**2
+            x = (sigma_s / sigma) ** 2 * (alpha / alpha_s) * x + alpha_s * share * D
+            std = math.sqrt(small) ** (1 - self.fraction) * math.sqrt(large) ** self.fraction if small > 0 else 0.0
+            # also where std = 0, in the last step: the path then has as many intervals as the grid, and refines
+            x = x + std * trace.noise(times[n], times[n + 1])
+        return x

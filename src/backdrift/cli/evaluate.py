@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+
+from tyro.conf import Positional
 
 from backdrift.cli.parse import parse, say
 from backdrift.errors import UserError
@@ -17,7 +18,7 @@ class Evaluate:
     Every figure has its n, an interval, and its floor: what real pictures would get in the samples' place.
     """
 
-    what: Annotated[Path, "positional"]
+    what: Positional[Path]
     """A run folder; or a folder, .zip or .npy of samples, with --against."""
     against: str | None = None
     """Real pictures to compare with: a folder, .zip, .npy/.npz, or "digits"."""

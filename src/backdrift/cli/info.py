@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+
+from tyro.conf import Positional
 
 from backdrift.cli.parse import parse, say
 
@@ -13,7 +14,7 @@ from backdrift.cli.parse import parse, say
 class Info:
     """What a run holds: its data, network, training, figures, and the command that repeats it."""
 
-    run: Annotated[Path, "positional"]
+    run: Positional[Path]
     """The run folder."""
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+
+from tyro.conf import Positional
 
 from backdrift.cli.parse import parse, say
 from backdrift.errors import UserError
@@ -14,7 +15,7 @@ from backdrift.errors import UserError
 class Sample:
     """Draw samples from a run: a grid as one PNG, or every sample as a file of its own in a folder."""
 
-    run: Annotated[Path, "positional"]
+    run: Positional[Path]
     """The run folder."""
     n: int = 36
     """How many samples."""

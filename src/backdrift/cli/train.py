@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
+from tyro.conf import arg
+
 from backdrift.cli.parse import notice, parse, say
 from backdrift.errors import UserError
 
@@ -67,7 +69,7 @@ class Train:
     lr: float | None = None
     """Highest learning rate."""
     seed: int | None = None
-    from_: Annotated[Path | None, "from"] = None
+    from_: Annotated[Path | None, arg(name="from")] = None
     """Another run, whose averaged weights are the start."""
     device: str | None = None
     """cpu, cuda, ...; by default the accelerator if there is one."""

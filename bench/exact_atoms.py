@@ -16,6 +16,7 @@ white noise, they have neighbours at many distances.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import statistics
 import time
@@ -76,7 +77,12 @@ def timing(atoms: Atoms, batch: int, threads: int, repeats: int, t: float) -> di
             runs[name].append(seconds(call))
     medians = {name: statistics.median(values) for name, values in runs.items()}
     floor = min(medians["products_whole"], medians["products_in_blocks"])
-    return {"threads": threads, "sigma": float(EDM().alpha_sigma(t)[1]), **medians, "ratio": medians["denoiser"] / floor}
+    return {
+        "threads": threads,
+        "sigma": float(EDM().alpha_sigma(t)[1]),
+        **medians,
+        "ratio": medians["denoiser"] / floor,
+    }
 
 
 def peak_growth(call) -> float | None:
@@ -88,6 +94,7 @@ def peak_growth(call) -> float | None:
 
     try:
         call()
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # free memory kept by the allocator would hide the growth
         before = read("VmRSS")
         reset.write_text("5")  # Linux: the high-water mark starts again from here
         call()

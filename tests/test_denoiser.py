@@ -163,3 +163,18 @@ def test_the_noise_of_tokens_is_the_lost_fraction_as_an_angle():
     assert net.noise.dtype == torch.float32 and net.noise.tolist() == pytest.approx(expected, abs=1e-6)
     network(torch.zeros(4, 5, dtype=torch.long), 0.25)
     assert net.noise.tolist() == pytest.approx([expected[1]] * 4, abs=1e-6)
+
+
+def test_a_network_keeps_its_own_precision_and_the_state_its_own():
+    class Half(nn.Linear):
+        def forward(self, x, noise, cond=None):
+            assert x.dtype == torch.float32 and noise.dtype == torch.float32
+            return super().forward(x)
+
+    net = Half(3, 3)
+    network = Network(net, Gaussian(Flow()), X0(), (3,))
+    x = state(2, 3)
+    mean = network(x, 0.5).mean
+    assert mean.dtype == torch.float64
+    scale = (0.5**2 + 0.25**2) ** -0.5
+    assert torch.allclose(mean, nn.functional.linear((scale * x).float(), net.weight, net.bias).double())

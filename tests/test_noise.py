@@ -111,6 +111,12 @@ def test_seeds_streams_and_distant_samples_all_differ(shape):
     assert len(torch.unique(rows[:, :5], dim=0)) == len(seeds) * len(names) * len(index)
 
 
+def test_a_seed_and_a_stream_do_not_commute():
+    like, index = torch.empty(1, 4), torch.tensor([0])
+    assert not torch.equal(Noise(0, index, stream=5).normal(like), Noise(5, index, stream=0).normal(like))
+    assert not torch.equal(Noise(2, index, stream=5).normal(like), Noise(3, index, stream=4).normal(like))
+
+
 def test_a_name_is_an_integer_or_a_word():
     assert Noise.of(0, 1).at(3).stream == Noise.of(0, 1).at(np.int64(3)).stream
     assert Noise.of(0, 1).at(3, "x").stream == Noise.of(0, 1).at(3).at("x").stream
@@ -237,6 +243,10 @@ def increments(clock, shape=(3,), seed=0, count=2, dtype=torch.float64):
     return torch.stack(list(brownian(Noise.of(seed, count), clock, like)))
 
 
+def even(count):
+    return [float(k) for k in range(count + 1)]
+
+
 def uneven(count):
     return [0.3 * k + 0.11 * math.sin(3 * k) for k in range(count + 1)]
 
@@ -247,9 +257,10 @@ def test_there_is_one_increment_per_interval(count):
     assert len(drawn) == count and all(x.shape == (2, 3) and x.dtype == torch.float32 for x in drawn)
 
 
+@pytest.mark.parametrize("clock", [even, uneven])
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 6, 8, 12])
-def test_increments_have_their_variance_and_are_independent(count):
-    clock = uneven(count)
+def test_increments_have_their_variance_and_are_independent(count, clock):
+    clock = clock(count)
     w = increments(clock, shape=(1000,), count=40).flatten(1).numpy()
     n = w.shape[1]
     whitened = w / np.sqrt(np.diff(clock))[:, None]

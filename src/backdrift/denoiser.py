@@ -66,7 +66,9 @@ class Network(Denoiser):
         scale = (sigma**2 + (alpha * self.sigma_data) ** 2).rsqrt()
         w = torch.atan2(sigma, alpha * self.sigma_data)
         noise = w.to(device=xt.device, dtype=torch.float32).expand(xt.shape[0])
-        p = self.net(expand(scale, xt) * xt, noise, cond).to(xt.dtype)
+        # the state keeps its own precision; only what the network sees is in the network's
+        dtype = next((v.dtype for v in self.net.parameters() if v.is_floating_point()), xt.dtype)
+        p = self.net((expand(scale, xt) * xt).to(dtype), noise, cond).to(xt.dtype)
         skip, out = self.target.skip_out(schedule, t)
         if bool((sigma == 0).any()):
             # at sigma = 0 the state is alpha x_0: whatever the network says, even NaN, is not used

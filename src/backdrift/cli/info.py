@@ -20,10 +20,11 @@ class Info:
 
 def main(arguments: list[str]) -> None:
     options = parse(Info, "info", arguments)
-    from backdrift.report.facts import facts
+    from backdrift.report.facts import command, facts, figures
     from backdrift.run import Run
 
-    rows = facts(Run(options.run))
+    run = Run(options.run)
+    rows = [*facts(run), *figures(run), ("command", command(run))]
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         say(f"{name:<{width}}  {value}")

@@ -116,7 +116,7 @@ class UniformTokens(_Tokens):
         return self._uniform(like, noise)
 
     def _uniform(self, like: Tensor, noise) -> Tensor:
-        return (noise.uniform(like.double()) * self.classes).long().clamp_max(self.classes - 1)
+        return (noise.uniform(like.double()) * self.classes).long()
 
     def corrupt(self, x, t, noise, start=None):
         keep = _keep(self.schedule, start, t, x)

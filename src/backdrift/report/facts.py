@@ -19,8 +19,21 @@ def last(records: list[dict], name: str):
     return next((record[name] for record in reversed(records) if record.get(name) is not None), None)
 
 
+def figures(run: Run) -> list[tuple[str, str]]:
+    """(figure, value and floor) pairs of the run's evaluation, if there is one."""
+    found = evaluation(run)
+    rows = found["rows"] if found else []
+    return [(row["name"], f"{_number(row['value'])} (floor {_number(row['floor'])})") for row in rows]
+
+
+def command(run: Run) -> str:
+    """The command that repeats the run."""
+    words = run.config()["command"]
+    return shlex.join(words) if words else "bd.train(bd.data.load(source), options), with both from config.json"
+
+
 def facts(run: Run) -> list[tuple[str, str]]:
-    """(what, value) pairs. Raises `UserError` if the folder holds no run."""
+    """(what, value) pairs of the training. Raises `UserError` if the folder holds no run."""
     config = run.config()
     data, options = config["data"], config["options"]
     channels, height, width = data["shape"]
@@ -44,11 +57,6 @@ def facts(run: Run) -> list[tuple[str, str]]:
             rows.append((words, f"{value:.4f}"))
     if run.model_path.exists():
         rows.append(("weights", f"{run.model_path.stat().st_size / 1e6:.1f} MB"))
-    found = evaluation(run)
-    if found:
-        rows += [(row["name"], f"{row['value']:.4g} (floor {row['floor']:.4g})") for row in found["rows"]]
-    if config["command"]:
-        rows.append(("command", shlex.join(config["command"])))
     return rows
 
 
@@ -56,3 +64,7 @@ def _words(choice: dict) -> str:
     name = choice["kind"].split(".")[-1]
     values = ", ".join(f"{key} {value}" for key, value in choice.items() if key != "kind")
     return f"{name} ({values})" if values else name
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"

@@ -13,9 +13,10 @@ h1{font-size:1.5em;margin-bottom:.2em} h2{font-size:1.15em;margin-top:2em;border
 p.lead{font-weight:600} p.alarm{font-weight:700;color:#fff;background:#b3202c;padding:.5em .8em;border-radius:4px}
 p.note{color:#555;font-size:.92em;max-width:75ch} pre{background:#f5f5f5;padding:.7em;overflow:auto;border-radius:4px}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums} td,th{padding:.25em .8em;text-align:right}
-td:first-child,th:first-child{text-align:left} tr:nth-child(even){background:#f7f7f7} th{border-bottom:1px solid #999}
+
+td:first-child,th:first-child,.facts td{text-align:left} tr:nth-child(even){background:#f7f7f7} th{border-bottom:1px solid #999}
 .row{display:flex;flex-wrap:wrap;gap:1.2em} figure{margin:0} figcaption{color:#555;font-size:.9em}
-img{image-rendering:pixelated;max-width:100%;border:1px solid #ddd} svg{width:540px;max-width:100%}
+img{image-rendering:pixelated;max-width:100%;border:1px solid #ddd} .row img{max-width:min(100%,370px)} svg{width:540px;max-width:100%}
 svg .title{font:600 13px system-ui} svg .tick{font:11px system-ui;fill:#444} svg .grid{stroke:#e6e6e6}
 """
 
@@ -31,6 +32,12 @@ def text(words: str, style: str = "") -> str:
 
 def code(words: str) -> str:
     return f"<pre>{html.escape(words)}</pre>"
+
+
+def facts(rows: Sequence[tuple[str, str]]) -> str:
+    """Names and values, both to the left."""
+    body = "".join(f"<tr><td>{html.escape(name)}</td><td>{html.escape(value)}</td></tr>" for name, value in rows)
+    return f'<table class="facts">{body}</table>'
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

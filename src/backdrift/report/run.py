@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 import torch
@@ -12,7 +11,7 @@ from backdrift.files import write_text
 from backdrift.model import Model
 from backdrift.report import page
 from backdrift.report.chart import Axis, Curve, chart
-from backdrift.report.facts import evaluation, facts
+from backdrift.report.facts import command, evaluation, facts
 from backdrift.run import Run
 from backdrift.train.metrics import BINS
 
@@ -25,12 +24,13 @@ def write_report(run: Run, model: Model, pictures: Pictures) -> Path:
     found = evaluation(run)
     parts = [
         *_verdict(found),
-        page.table(("", ""), [(name, value) for name, value in facts(run) if name != "command"]),
+        page.facts(facts(run)),
         *_samples(model, pictures),
         *_path(model),
         *_evaluation(found, model, pictures),
         *_curves(run.metrics()),
-        *_repeat(run),
+        page.heading("The command that repeats this run"),
+        page.code(command(run)),
     ]
     path = run.folder / "report.html"
     write_text(path, page.Page(f"backdrift: {run.folder.name}", parts).html())
@@ -164,16 +164,6 @@ def _curves(records: list[dict]) -> list[str]:
         "what the network predicts; the held-out curve is that of the averaged weights, always with the same noise."
     )
     return [page.heading("Training"), page.row([c for c in charts if c]), page.text(note, "note")]
-
-
-def _repeat(run: Run) -> list[str]:
-    command = run.config()["command"]
-    words = (
-        shlex.join(command)
-        if command
-        else "trained from Python: bd.train(bd.data.load(source), options), see config.json"
-    )
-    return [page.heading("The command that repeats this run"), page.code(words)]
 
 
 def _number(value: float | None) -> str:

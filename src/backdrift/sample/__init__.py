@@ -59,6 +59,8 @@ def sample(
     """
     if plan is not None and (solver is not None or grid is not None):
         raise UserError("Give either a plan or a solver and grid: a plan already contains both.")
+    if plan is not None and x1 is None and plan.start < 1:
+        raise UserError(f"This plan starts at t = {plan.start:g}: give it the states there as x1.")
     if steps < 1:
         raise UserError(f"Sampling needs at least 1 step, not {steps}.")
     index = _index(x1, shape, index)
@@ -79,7 +81,7 @@ def sample(
 def _index(x1: State | None, shape: Sequence[int] | None, index: Sequence[int] | None) -> Tensor:
     if x1 is not None:
         count = len(next(iter(x1.values()))) if isinstance(x1, Mapping) else len(x1)
-    elif shape is not None:
+    elif shape:
         count = shape[0]
     elif index is not None:
         count = len(index)

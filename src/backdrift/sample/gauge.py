@@ -21,12 +21,15 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from backdrift.config import kind
 from backdrift.errors import UserError
+from backdrift.sample.trace import Linear
+from backdrift.schedule import Schedule
 
 
 class Gauge(ABC):
@@ -218,3 +221,28 @@ def log_ratio(alpha: float, sigma: float) -> float:
 
 
 NOISE, DATA, FLOW, TRIG = NoiseGauge(), DataGauge(), FlowGauge(), TrigGauge()
+
+
+Pair = tuple[float, float]  # (alpha, sigma)
+
+
+def pairs(schedule: Schedule, times: Sequence[float]) -> list[Pair]:
+    """(alpha, sigma) as floats at each time."""
+    return [tuple(float(v) for v in schedule.alpha_sigma(t)) for t in times]
+
+
+def straight(x: Linear, D: Linear, at: Pair, to: Pair, keep: float | None = None) -> Linear:
+    """keep x + (alpha_s - keep alpha_t) D, exact if D were constant.
+
+    keep = sigma_s / sigma_t, the default, is DDIM's step alpha_s D + sigma_s eps.  Song et al. 2021, arXiv:2010.02502,
+    Eq. 12. A smaller one leaves room for fresh noise of variance sigma_s^2 - keep^2 sigma_t^2.
+    """
+    (alpha, sigma), (alpha_s, sigma_s) = at, to
+    keep = sigma_s / sigma if keep is None else keep
+    return keep * x + (alpha_s - keep * alpha) * D
+
+
+def slope(gauge: Gauge, x: Linear, D: Linear, at: Pair) -> Linear:
+    """f, the direction of x / c in the gauge's clock."""
+    p, q = gauge.direction(*at)
+    return p * x + q * D

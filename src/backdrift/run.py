@@ -20,15 +20,14 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 
 from backdrift.config import from_config
 from backdrift.denoiser import Network
 from backdrift.errors import UserError
-from backdrift.files import atomic_path, write_json, write_text
+from backdrift.files import write_json, write_text
 from backdrift.process import Gaussian
-from backdrift.train.checkpoint import apart, put
+from backdrift.train.checkpoint import on_cpu, put, write
 from backdrift.train.networks import FileNet, NetChoice
 from backdrift.train.options import TrainOptions
 
@@ -134,9 +133,7 @@ class Run:
 
     def save_model(self, net: nn.Module, config: dict, step: int) -> None:
         """Write `net`, the averaged weights, with the config in the metadata."""
-        tensors = apart({name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()})
-        with atomic_path(self.model_path) as temporary:
-            save_file(tensors, temporary, metadata={"backdrift": json.dumps({**config, "step": step})})
+        write(self.model_path, on_cpu(net.state_dict()), {"backdrift": json.dumps({**config, "step": step})})
 
     def _lines(self) -> Iterator[tuple[str, dict]]:
         if not self.metrics_path.exists():

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 COLOURS = ("#1b6ca8", "#d1495b", "#3c896d", "#edae49", "#6a4c93", "#5c5c5c", "#00a6a6", "#a05195")
-WIDTH, HEIGHT = 560, 300
-LEFT, RIGHT, TOP, BOTTOM = 62, 14, 26, 42
+WIDTH, HEIGHT = 640, 300
+LEFT, RIGHT, TOP, BOTTOM = 62, 130, 26, 42
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,14 @@ class Axis:
 
     def ticks(self, low: float, high: float) -> list[float]:
         """Round values, in the units of the data, between the placed ends."""
-        if self.log and high - low >= 1:
+        if self.log and high - low >= 2:
             return [10.0**k for k in range(math.ceil(low), math.floor(high) + 1)]
+        if self.log:
+            low, high = 10**low, 10**high
         raw = (high - low) / 5 or 1.0
         power = 10 ** math.floor(math.log10(raw))
         step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw)
-        marks = [k * step for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
-        return [10**m for m in marks] if self.log else marks
+        return [k * step for k in range(math.ceil(low / step), math.floor(high / step) + 1) if k or not self.log]
 
 
 def chart(title: str, curves: Sequence[Curve], x: Axis, y: Axis) -> str:
@@ -94,8 +95,8 @@ def chart(title: str, curves: Sequence[Curve], x: Axis, y: Axis) -> str:
                 parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.6"{dash}/>')
         row = TOP + 12 + 14 * i
         parts.append(
-            f'<line x1="{WIDTH - 150}" y1="{row - 4}" x2="{WIDTH - 132}" y2="{row - 4}" stroke="{colour}" '
-            f'stroke-width="2"{dash}/><text x="{WIDTH - 127}" y="{row}" class="tick">{html.escape(curve.name)}</text>'
+            f'<line x1="{WIDTH - 122}" y1="{row - 4}" x2="{WIDTH - 104}" y2="{row - 4}" stroke="{colour}" '
+            f'stroke-width="2"{dash}/><text x="{WIDTH - 99}" y="{row}" class="tick">{html.escape(curve.name)}</text>'
         )
     return "".join([*parts, "</svg>"])
 

@@ -16,7 +16,7 @@ table{border-collapse:collapse;font-variant-numeric:tabular-nums} td,th{padding:
 
 td:first-child,th:first-child,.facts td{text-align:left} tr:nth-child(even){background:#f7f7f7} th{border-bottom:1px solid #999}
 .row{display:flex;flex-wrap:wrap;gap:1.2em} figure{margin:0} figcaption{color:#555;font-size:.9em}
-img{image-rendering:pixelated;max-width:100%;border:1px solid #ddd} .row img{max-width:min(100%,370px)} svg{width:540px;max-width:100%}
+img{image-rendering:pixelated;max-width:100%;border:1px solid #ddd} .row figure{max-width:370px} svg{width:540px;max-width:100%}
 svg .title{font:600 13px system-ui} svg .tick{font:11px system-ui;fill:#444} svg .grid{stroke:#e6e6e6}
 """
 

@@ -150,7 +150,7 @@ def _curves(records: list[dict]) -> list[str]:
     charts = [
         chart(
             "Loss",
-            [curve("loss", "training"), curve("validation_loss", "held out, averaged", True)],
+            [curve("loss", "training"), curve("validation_loss", "held out", True)],
             step,
             loss,
         ),

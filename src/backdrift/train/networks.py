@@ -1,0 +1,116 @@
+"""Which network a run trains: its own U-Net by size, a class from a user's file, or a module handed over in Python.
+
+A choice is recorded in the run's config. Reading it back never runs code that the run folder names: a network from a
+user's file is built again only when the user names that file again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from backdrift.config import kind
+from backdrift.errors import UserError
+
+
+class NetChoice(ABC):
+    """How to build a network; subclasses are frozen dataclasses."""
+
+    @abstractmethod
+    def build(self, shape: tuple[int, int, int], classes: int) -> nn.Module:
+        """A new network for pictures of `shape` (C, H, W) and `classes` labels (0 for none)."""
+
+
+@kind("net.UNet")
+@dataclass(frozen=True)
+class UNetChoice(NetChoice):
+    """The library's U-Net (`backdrift.nets.UNet`), whose arguments these are."""
+
+    width: int = 64
+    multipliers: tuple[int, ...] = (1, 2, 2)
+    blocks: int = 2
+    attention: tuple[int, ...] = (1, 2)
+    head_width: int = 32
+    dropout: float = 0.0
+
+    def build(self, shape, classes):
+        from backdrift.nets.unet import UNet
+
+        return UNet(
+            shape[0],
+            width=self.width,
+            multipliers=self.multipliers,
+            blocks=self.blocks,
+            attention=self.attention,
+            head_width=self.head_width,
+            dropout=self.dropout,
+            classes=classes,
+        )
+
+
+@kind("net.File")
+@dataclass(frozen=True)
+class FileNet(NetChoice):
+    """A class in someone's own file, called as `Name(shape=(C, H, W), classes=n)`. Make it with `FileNet.of`.
+
+    The module is called as net(x, noise, cond), as `backdrift.denoiser.Network` says.
+    """
+
+    path: str
+    name: str
+    sha256: str
+
+    @classmethod
+    def of(cls, spec: str) -> FileNet:
+        """From "my_file.py:Net". Raises `UserError` where there is no such file."""
+        path, _, name = spec.rpartition(":")
+        if not path or not name.isidentifier():
+            raise UserError(f"A network of your own is named as my_file.py:Net, not {spec!r}.")
+        try:
+            content = Path(path).read_bytes()
+        except OSError as error:
+            raise UserError(f"The network's file {path} cannot be read: {error.strerror}.") from error
+        return cls(path, name, hashlib.sha256(content).hexdigest())
+
+    def build(self, shape, classes):
+        make = getattr(_load(Path(self.path)), self.name, None)
+        if make is None:
+            raise UserError(f"{self.path} defines no {self.name}.")
+        try:
+            net = make(shape=shape, classes=classes)
+        except TypeError as error:
+            raise UserError(f"{self.name} must accept {self.name}(shape=(C, H, W), classes=n): {error}.") from error
+        if not isinstance(net, nn.Module):
+            raise UserError(f"{self.path}:{self.name} must make a torch.nn.Module, not a {type(net).__name__}.")
+        return net
+
+
+@kind("net.Given")
+@dataclass(frozen=True)
+class GivenNet(NetChoice):
+    """A module that was handed over in Python; it must be handed over again."""
+
+    name: str
+
+    def build(self, shape, classes):
+        raise UserError(f"This run trained a {self.name} made in Python; pass such a module again as net=.")
+
+
+def _load(path: Path):
+    # never put into sys.modules: two files of one name must not meet
+    spec = importlib.util.spec_from_file_location(f"backdrift_user_{path.stem}", path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise UserError(f"The network's file {path} is missing or is no Python file (.py).")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UserError(
+            f"The network's file {path} fails when it is loaded: {type(error).__name__}: {error}."
+        ) from error
+    return module

@@ -1,0 +1,88 @@
+"""Every choice of a training, with defaults by the size of the pictures."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from backdrift.config import kind
+from backdrift.data.pictures import Pictures
+from backdrift.errors import UserError
+from backdrift.objective.times import Angle, Times
+from backdrift.schedule import Cosine as CosineSchedule
+from backdrift.schedule import Schedule
+from backdrift.target import EDM_F, Target
+from backdrift.train.ema import Average, Power
+from backdrift.train.networks import NetChoice, UNetChoice
+from backdrift.train.precision import Precision
+from backdrift.train.rate import Cosine, Rate
+
+
+@kind("train.Options")
+@dataclass(frozen=True)
+class TrainOptions:
+    """A whole training, the data apart.
+
+    steps: optimiser steps. batch: pictures per step. parts: pieces in which a batch passes through the network, for
+        memory; the result does not depend on it beyond rounding.
+    lr: AdamW's rate at its height; `rate` says how it rises and falls. weight_decay: AdamW's. clip: the largest norm of
+        the gradient.
+    label_dropout: the share of labels hidden, for guidance. flip: mirror pictures left to right at random.
+    average: of the weights. precision: of the network's arithmetic.
+    log_every, validate_every, checkpoint_every, sample_every: in steps; 0 is never (a run saves at its end anyway).
+    """
+
+    steps: int = 20_000
+    batch: int = 64
+    parts: int = 1
+    lr: float = 1e-3
+    rate: Rate = field(default_factory=Cosine)
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    label_dropout: float = 0.1
+    flip: bool = False
+    seed: int = 0
+    average: Average = field(default_factory=Power)
+    precision: Precision = Precision.auto
+    net: NetChoice = field(default_factory=UNetChoice)
+    schedule: Schedule = field(default_factory=CosineSchedule)
+    target: Target = field(default_factory=EDM_F)
+    times: Times = field(default_factory=Angle)
+    log_every: int = 20
+    validate_every: int = 500
+    checkpoint_every: int = 500
+    sample_every: int = 1000
+
+    def __post_init__(self):
+        object.__setattr__(self, "precision", Precision(self.precision))
+        for name in ("steps", "batch", "parts", "log_every"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        for name in ("lr", "clip"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"{name} must be positive, not {getattr(self, name)}.")
+        if not 0 <= self.label_dropout <= 1:
+            raise UserError(f"label_dropout is a share of the labels, from 0 to 1, not {self.label_dropout}.")
+        if self.parts > self.batch:
+            raise UserError(f"A batch of {self.batch} cannot pass in {self.parts} parts.")
+        for name in ("weight_decay", "validate_every", "checkpoint_every", "sample_every"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} must not be negative; 0 turns it off.")
+
+
+def for_pictures(pictures: Pictures) -> TrainOptions:
+    """Options for these pictures, by their size and standard deviation."""
+    std = round(pictures.split()[0].std, 4)
+    if std == 0:
+        raise UserError("All pixels of the training pictures are equal, so there is nothing to learn.")
+    side = max(pictures.shape[1:])
+    law = {"target": EDM_F(std), "times": Angle(std)}
+    if side <= 12:
+        net = UNetChoice(width=64, multipliers=(1, 2, 2), blocks=1, attention=(1,))
+        often = {"log_every": 10, "validate_every": 100, "checkpoint_every": 250, "sample_every": 250}
+        return TrainOptions(steps=2000, batch=128, net=net, **often, **law)
+    # a level for every halving down to about 8 pixels, attention from 16 pixels down
+    levels = min(4, 1 + max(0, math.ceil(math.log2(side / 8))))
+    attention = tuple(level for level in range(levels) if side / 2**level <= 16) or (levels - 1,)
+    net = UNetChoice(width=64, multipliers=(1, 2, 2, 4)[:levels], attention=attention)
+    return TrainOptions(net=net, lr=5e-4, **law)

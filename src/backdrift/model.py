@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from backdrift.data import Pictures
 from backdrift.denoiser import Denoiser
+from backdrift.device import pick
 from backdrift.errors import UserError
 from backdrift.guide import ClassifierFree
 from backdrift.progress import training_bar
-from backdrift.run import Run, load_network
+from backdrift.run import Run, load_network, read_model
 from backdrift.sample import Grid, Plan, Sampler, Step, sample
 from backdrift.train.loop import train as train_network
 from backdrift.train.networks import NetChoice
@@ -111,12 +112,16 @@ class Model:
             raise UserError(f"index names {len(index)} samples, but {n} were asked for.")
         if not index:
             raise UserError("Sampling needs at least one sample.")
+        if min(index) < 0:
+            raise UserError(f"Samples are numbered from 0, so there is no sample {min(index)}.")
+        if batch < 1:
+            raise UserError(f"A batch has at least one sample, not {batch}.")
         cond = dict(cond or {})
         labels = self.labels(label, len(index))
         if labels is not None:
             cond["label"] = labels
         denoiser = self.guided(guidance, cond)
-        device = next(self.denoiser.parameters()).device
+        device = next((p.device for p in self.denoiser.parameters()), torch.device("cpu"))
         parts = []
         for low in range(0, len(index), batch):
             part = {name: value[low : low + batch].to(device) for name, value in cond.items()}
@@ -139,16 +144,17 @@ class Model:
 def load(
     folder: str | os.PathLike, device: str | torch.device | None = None, net: NetChoice | nn.Module | None = None
 ) -> Model:
-    """The model of a run folder, with its averaged weights, ready to sample.
+    """The model of a run folder (or of its model.safetensors alone), with its averaged weights, ready to sample.
 
     device: the accelerator if there is one, by default. net: for a run of someone's own network, that network again.
 
     Raises `UserError` where the folder holds no model, a damaged one, or one that needs `net`.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    network = load_network(folder, device, net)
-    run = Run(Path(folder))
-    return Model(network, run.config()["data"]["classes"], run.folder)
+    path = Path(folder)
+    network = load_network(path, pick(device), net)
+    if path.is_file():
+        return Model(network, read_model(path)[1]["data"]["classes"])
+    return Model(network, Run(path).config()["data"]["classes"], path)
 
 
 def train(

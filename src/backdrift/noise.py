@@ -25,7 +25,8 @@ import hashlib
 import math
 import operator
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -57,6 +58,11 @@ def _mix(values: Tensor) -> Tensor:
     return values
 
 
+@lru_cache
+def _word(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+
+
 @dataclass(frozen=True, eq=False)
 class Noise:
     """A keyed source of draws for the samples `index` (B,) of `seed`.
@@ -78,10 +84,10 @@ class Noise:
         stream = self.stream
         for name in names:
             if isinstance(name, str):
-                name = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+                name = _word(name)
             # hashed twice: a stream and a name must not commute
             stream = mix(mix(stream) ^ (operator.index(name) & _MASK))
-        return replace(self, stream=stream)
+        return Noise(self.seed, self.index, stream)
 
     def _root(self) -> int:
         return mix(mix(mix(self.seed & _MASK) ^ self.stream))
@@ -108,8 +114,10 @@ class Noise:
         """Standard normal, of like's shape (B, *event), device and dtype."""
         self._check(like)
         size = math.prod(like.shape[1:])
-        draw = self._box_muller if size <= SMALL else self._streams
-        return draw(size, like.device).to(device=like.device, dtype=like.dtype).view(like.shape)
+        if size <= SMALL:
+            return self._box_muller(size, like.device).to(like.dtype).view(like.shape)
+        draw = self._streams(like.shape)
+        return draw if draw.dtype == like.dtype and draw.device == like.device else draw.to(like)
 
     def _box_muller(self, size: int, device: torch.device) -> Tensor:
         pairs = (size + 1) // 2
@@ -119,9 +127,9 @@ class Noise:
         turn = words[:, 1] * (math.pi * 2.0**-31)
         return torch.cat([radius * turn.cos(), radius * turn.sin()], 1)[:, :size]
 
-    def _streams(self, size: int, device: torch.device) -> Tensor:
+    def _streams(self, shape: torch.Size) -> Tensor:
         root = self._root()
-        out = torch.empty(len(self.index), size)
+        out = torch.empty(shape)
         generator = torch.Generator()
         for row, i in zip(out.unbind(0), self.index.tolist(), strict=True):
             # a bijection of 32-bit sample numbers; the rest of a longer number enters through the root
@@ -137,36 +145,63 @@ class Noise:
             raise ValueError(f"{len(self.index)} samples cannot draw for a batch of shape {tuple(like.shape)}.")
 
 
-def brownian(noise: Noise, clock: Sequence[float], like: Tensor) -> Iterator[Tensor]:
-    """Increments of a Brownian path over consecutive intervals: M tensors of like's shape, in order.
+class BrownianPath:
+    """Increments of a Brownian path over consecutive intervals, as exact bridges of one path (Lévy's construction).
 
     clock: M + 1 monotone values; increment n is W(clock[n + 1]) - W(clock[n]), of variance |clock[n + 1] - clock[n]|.
-    With M = m 2^k, m odd, the path is drawn first over m stretches and each stretch is then halved k times by Brownian
-    bridges. So a clock with every interval cut in two gives the same path, exactly, at one draw per increment.
+    With M = m 2^k, m odd, the path is drawn first over m stretches and each stretch is then halved k times. So a clock
+    with every interval cut in two gives the same path, exactly, at one draw per increment.
+
+    `draw` yields the increments divided by `scales` (M,), which saves an operation on each.
     """
-    count = len(clock) - 1
-    odd = count
-    while odd and odd % 2 == 0:
-        odd //= 2
-    source = noise.at("brownian", odd)
 
-    def length(low: int, high: int) -> float:
-        return abs(clock[high] - clock[low])
+    def __init__(self, clock: Sequence[float]):
+        self._clock = clock
+        count = len(clock) - 1
+        self._stretches = count
+        while self._stretches and self._stretches % 2 == 0:
+            self._stretches //= 2
+        span = count // self._stretches if count else 0
+        self.scales: list[float] = []
+        # for each increment: how to halve what is left of its stretch until the increment is reached
+        self._program: list[list[tuple[int, int, float, float]]] = []
+        for place in range(self._stretches):
+            self._halve(0, place, span, math.sqrt(self._length(place * span, (place + 1) * span)), [])
 
-    def halve(level: int, place: int, total: Tensor) -> Iterator[Tensor]:
-        span = count // (odd << level)
+    def _length(self, low: int, high: int) -> float:
+        # the least positive length keeps the shares of empty intervals finite
+        return max(abs(self._clock[high] - self._clock[low]), 1e-30)
+
+    def _halve(self, level: int, place: int, span: int, scale: float, before: list) -> None:
         if span == 1:
-            yield total
+            self._program.append(before)
+            self.scales.append(scale)
             return
         low, mid, high = place * span, place * span + span // 2, (place + 1) * span
-        a, b = length(low, mid), length(mid, high)
-        share = a / (a + b) if a + b else 0.0
-        left = source.at(level + 1, place).normal(like).mul_(math.sqrt(share * b)).add_(total, alpha=share)
-        total.sub_(left)
-        yield from halve(level + 1, 2 * place, left)
-        yield from halve(level + 1, 2 * place + 1, total)
+        a, b = self._length(low, mid), self._length(mid, high)
+        # left = share total + std normal and right = total - left, where each is its scale times its tensor
+        share, std = a / (a + b), math.sqrt(a / (a + b) * b)
+        split = (level + 1, place, share * scale / std, -std / scale)
+        self._halve(level + 1, 2 * place, span // 2, std, [*before, split])
+        self._halve(level + 1, 2 * place + 1, span // 2, scale, [])
 
-    for place in range(odd):
-        span = count // odd
-        scale = math.sqrt(length(place * span, (place + 1) * span))
-        yield from halve(0, place, source.at(0, place).normal(like).mul_(scale))
+    def draw(self, noise: Noise, like: Tensor) -> Iterator[Tensor]:
+        """The M increments over `scales`, in order, of like's shape; each is the caller's own."""
+        source, stretch = noise.at("brownian", self._stretches), 0
+        waiting: list[Tensor] = []
+        for splits in self._program:
+            if waiting:
+                total = waiting.pop()
+            else:
+                total, stretch = source.at(0, stretch).normal(like), stretch + 1
+            for level, place, share, back in splits:
+                left = source.at(level, place).normal(like).add_(total, alpha=share)
+                waiting.append(total.add_(left, alpha=back))
+                total = left
+            yield total
+
+
+def brownian(noise: Noise, clock: Sequence[float], like: Tensor) -> Iterator[Tensor]:
+    """The increments of `BrownianPath` themselves: M tensors of like's shape, in order."""
+    path = BrownianPath(clock)
+    return (x.mul_(scale) for x, scale in zip(path.draw(noise, like), path.scales, strict=True))

@@ -1,4 +1,7 @@
-"""Progress bars for long work (rich); the numerics know nothing of them and only call back."""
+"""Progress bars for long work (rich); the numerics know nothing of them and only call back.
+
+A bar appears with the first news, so that a mistake found before any work is a sentence alone, and only on a terminal.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +9,27 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
-def _bar(*columns):
+@contextmanager
+def _bar(words: str, *columns) -> Iterator[Callable]:
+    """A callback (done, total, **fields) that draws a bar with a description; fields are for `columns`."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=28),
-        MofNCompleteColumn(),
-        *columns,
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )
+    console = Console(stderr=True)
+    shown = (TextColumn("{task.description}"), BarColumn(bar_width=28), MofNCompleteColumn())
+    bar = Progress(*shown, *columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal)
+
+    def show(done: int, total: int, **fields) -> None:
+        if not bar.tasks:
+            bar.start()
+            bar.add_task(words, **fields)
+        bar.update(bar.tasks[0].id, completed=done, total=total, **fields)
+
+    try:
+        yield show
+    finally:
+        if bar.tasks:
+            bar.stop()
 
 
 @contextmanager
@@ -25,24 +37,11 @@ def training_bar() -> Iterator[Callable]:
     """An `on_progress` for `train`: steps, loss, pictures per second and the time left."""
     from rich.progress import TextColumn
 
-    with _bar(TextColumn("loss {task.fields[loss]:.4f}"), TextColumn("{task.fields[rate]:.0f} pictures/s")) as bar:
-        task = bar.add_task("training", total=None, loss=float("nan"), rate=0.0)
-
-        def show(progress) -> None:
-            bar.update(
-                task,
-                total=progress.steps,
-                completed=progress.step,
-                loss=progress.loss,
-                rate=progress.pictures_per_second,
-            )
-
-        yield show
+    columns = TextColumn("loss {task.fields[loss]:.4f}"), TextColumn("{task.fields[rate]:.0f} pictures/s")
+    with _bar("training", *columns) as show:
+        yield lambda p: show(p.step, p.steps, loss=p.loss, rate=p.pictures_per_second)
 
 
-@contextmanager
-def counting_bar(words: str) -> Iterator[Callable[[int, int], None]]:
-    """A callback (done, total) that draws a bar with a description."""
-    with _bar() as bar:
-        task = bar.add_task(words, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+def counting_bar(words: str):
+    """A context whose value is a callback (done, total) that draws a bar with a description."""
+    return _bar(words)

@@ -199,7 +199,9 @@ def read_model(file: Path) -> tuple[dict[str, torch.Tensor], dict]:
     if not file.parent.is_dir():
         raise UserError(f"There is no run folder {file.parent}.")
     if not file.exists():
-        raise UserError(f"There is no {file}; has this run reached its first checkpoint?")
+        begun = (file.parent / "config.json").exists()
+        hint = "this run has not reached its first checkpoint" if begun else f"{file.parent} is not a run folder"
+        raise UserError(f"There is no {file}: {hint}.")
     try:
         with safe_open(file, framework="pt") as opened:
             text = (opened.metadata() or {})["backdrift"]

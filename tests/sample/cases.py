@@ -85,6 +85,6 @@ def fitted_order(counts, errors):
     return -np.polyfit(np.log(counts), np.log(np.asarray(errors, dtype=float)), 1)[0]
 
 
-def interior(schedule, n, high=math.exp(2.5), low=math.exp(-2.5)):
+def interior(schedule, n):
     """n + 1 times, uniform in log(sigma / alpha), between two finite noise levels."""
-    return schedule.time(-2 * torch.linspace(math.log(high), math.log(low), n + 1, dtype=torch.float64))
+    return schedule.time(-2 * torch.linspace(2.5, -2.5, n + 1, dtype=torch.float64))

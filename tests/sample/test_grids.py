@@ -118,7 +118,7 @@ def test_refusals():
         (lambda: LogSNR().times(Flow(), 5, start=1e-4), "take another grid"),
         (lambda: Karras().times(Flow(), 5, start=1e-4), "take another grid"),
         (lambda: LogSNR(low=3.0, high=-3.0), "low < high"),
-        (lambda: DataScaled(0.0), "scale > 0"),
+        (lambda: DataScaled(0.0), "a scale and a last interval > 0"),
         (lambda: Karras(rho=0.0), "rho > 0"),
         (lambda: Karras(smallest=2.0, largest=1.0), "smallest < largest"),
     ):

@@ -1,3 +1,4 @@
+import itertools
 import math
 from functools import cache
 
@@ -11,7 +12,7 @@ from backdrift.sample.gauge import DATA, FLOW, NOISE, TRIG
 from backdrift.sample.grids import Angle, DataScaled, Karras
 from backdrift.sample.ode import DPMpp, Euler, Heun
 from backdrift.sample.sde import DDIM
-from backdrift.schedule import EDM, VP, Cosine, Flow, Trig
+from backdrift.schedule import EDM, VP, Cosine, Flow, Tabulated, Trig
 
 GAUGES = {"noise": NOISE, "data": DATA, "flow": FLOW, "trig": TRIG}
 SOLVERS = [
@@ -22,7 +23,9 @@ SOLVERS = [
 ]
 MEAN, VARIANCE = 0.3, 0.25
 every_solver = pytest.mark.parametrize("solver", SOLVERS, ids=repr)
-every_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES.keys())
+some_schedules = pytest.mark.parametrize(
+    "schedule", [VP(), Cosine(), EDM(), Flow(), Tabulated.linear()], ids=lambda s: s.kind
+)
 
 
 def marginal(schedule, t):
@@ -39,9 +42,9 @@ def flow_map_error(plan):
 
 
 @every_solver
-@every_schedule
+@some_schedules
 def test_order_on_gaussian_data_between_finite_noise_levels(schedule, solver):
-    counts = [30, 60, 120]
+    counts = [24, 48, 96]
     errors = [flow_map_error(solver.plan(schedule, interior(schedule, n))) for n in counts]
     assert solver.order - 0.1 <= fitted_order(counts, errors) <= solver.order + 0.5, errors
 
@@ -75,10 +78,8 @@ def test_gauges_that_are_finite_at_both_ends_keep_their_order_up_to_pure_noise(s
     assert solver.order - 0.1 <= fitted_order(counts, errors), errors
 
 
-@every_schedule
-@pytest.mark.parametrize(
-    "solver", [DDIM(), Euler(TRIG), Heun(), Heun(TRIG), DPMpp(1), DPMpp(2), DPMpp(3)], ids=repr
-)
+@some_schedules
+@pytest.mark.parametrize("solver", [DDIM(), Euler(TRIG), Heun(), Heun(TRIG), DPMpp(1), DPMpp(2), DPMpp(3)], ids=repr)
 def test_the_whole_range_converges_to_the_law_of_the_data(schedule, solver):
     mean, variance = marginal(schedule, 0.0)
     errors = []
@@ -130,7 +131,7 @@ def test_a_gauge_is_what_its_table_says(gauge):
 
 def karras_algorithm_1(denoise, x, sigmas):
     """Karras et al. 2022, Algorithm 1 with s = 1: `denoise(x, sigma)`, the last sigma may be 0."""
-    for sigma, after in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for sigma, after in itertools.pairwise(sigmas):
         d = (x - denoise(x, sigma)) / sigma
         ahead = x + (after - sigma) * d
         if after != 0:

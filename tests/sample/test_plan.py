@@ -7,7 +7,7 @@ import torch
 from cases import SCHEDULES, GaussianData
 
 from backdrift.errors import UserError
-from backdrift.noise import Noise
+from backdrift.noise import Noise, brownian
 from backdrift.posterior import TensorPosterior
 from backdrift.process import Centred, Gaussian, Masking
 from backdrift.sample.grids import DataScaled
@@ -75,9 +75,8 @@ def test_the_engine_with_keyed_noise_equals_the_table_with_the_same_draws():
     plan = DDPM().plan(Cosine(), [1.0, 0.7, 0.5, 0.2, 0.0])
     x1 = torch.randn(3, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     noise = Noise.of(5, 3)
-    increments = list(plan._draws(noise, x1))
-    lengths = -Cosine().angle(plan.times).diff()
-    xi = [w / length.sqrt() for w, length in zip(increments, lengths, strict=True)]
+    clock = Cosine().angle(plan.times)
+    xi = [w / length.abs().sqrt() for w, length in zip(brownian(noise, clock.tolist(), x1), clock.diff(), strict=True)]
     denoiser = Curved(Cosine())
     expected = naive(plan, denoiser, x1, xi)
     torch.testing.assert_close(plan.run(denoiser, x1, noise=noise), expected, rtol=0, atol=1e-12)

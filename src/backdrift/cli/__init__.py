@@ -47,9 +47,9 @@ def _run(arguments: list[str]) -> int:
 
 
 def nearest(word: str, known) -> str:
-    """', did you mean X?' for the known word that looks most like this one, or nothing."""
+    """' (did you mean X?)' for the known word that looks most like this one, or nothing."""
     close = difflib.get_close_matches(word, list(known), 1, 0.5)
-    return f", did you mean {close[0]}?" if close else ""
+    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def _help() -> str:

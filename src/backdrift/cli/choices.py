@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import MISSING, Field, fields
+
 from backdrift.cli import nearest
 from backdrift.errors import UserError
 
@@ -13,14 +15,19 @@ def choose(prefix: str, word: str):
     """
     from backdrift.config import kinds
 
-    known = {name.lower(): cls for name, cls in kinds(prefix).items()}
-    name = word.lower().replace("-", "").replace("_", "").replace("++", "pp")
+    # those that need arguments (a shifted schedule, say) are for Python
+    known = {name.lower(): cls for name, cls in kinds(prefix).items() if all(map(_has_default, fields(cls)))}
+    name = word.lower().replace("-", "").replace("++", "pp")
     if name in known:
         return known[name]()
     stem = name.rstrip("0123456789")
-    if stem in known and name != stem:
+    if name != stem and stem in known and any(field.name == "order" for field in fields(known[stem])):
         return known[stem](order=int(name[len(stem) :]))
     raise UserError(f"There is no {prefix} {word!r}{nearest(name, known)}; the names are {', '.join(sorted(known))}.")
+
+
+def _has_default(field: Field) -> bool:
+    return not field.init or field.default is not MISSING or field.default_factory is not MISSING
 
 
 def solver(word: str | None):

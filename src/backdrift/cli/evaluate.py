@@ -32,6 +32,8 @@ class Evaluate:
     """pca (24 principal components of the pixels), pixels, classifier, or an exported file (.pt2, .pt)."""
     size: int | None = None
     """Side to which both sets are resized, with --against."""
+    fit: str | None = None
+    """What to do with other proportions or mixed sizes, with --against: crop, pad or stretch."""
     seed: int = 0
     device: str | None = None
     net: str | None = None
@@ -42,6 +44,8 @@ def main(arguments: list[str]) -> None:
     options = parse(Evaluate, "evaluate", arguments)
     if options.n < 20:
         raise UserError(f"An evaluation needs at least 20 samples (hundreds tell more), not {options.n}.")
+    if not options.guidance >= 0:
+        raise UserError(f"A guidance weight is 0 or more, not {options.guidance:g}.")
     if options.against is not None:
         two_sets(options)
     else:
@@ -54,7 +58,7 @@ def two_sets(options: Evaluate) -> None:
     from backdrift.cli.train import PictureOptions, Train, read
     from backdrift.evaluate import evaluate_two
 
-    how = PictureOptions(size=options.size)
+    how = PictureOptions(size=options.size, fit=options.fit)
     samples, real = (read(Train(data=str(data), pictures=how)) for data in (options.what, options.against))
     if samples.shape != real.shape:
         raise UserError(f"The two sets have shapes {samples.shape} and {real.shape}; give --size to make them alike.")

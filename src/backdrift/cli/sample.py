@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import hashlib
+import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from tyro.conf import Positional
 
 from backdrift.cli.parse import parse, say
 from backdrift.errors import UserError
+
+_NOT_WRITTEN = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".npy", ".npz", ".zip")
 
 
 @dataclass(frozen=True)
@@ -19,7 +23,7 @@ class Sample:
     """The run folder."""
     n: int = 36
     """How many samples."""
-    label: tuple[str, ...] = ()
+    label: tuple[str, ...] | None = None
     """A class by number or name, or several that are repeated in turn; left out, unconditional."""
     guidance: float = 1.0
     """1 follows the label, more exaggerates it."""
@@ -32,7 +36,7 @@ class Sample:
     plan: Path | None = None
     """A saved plan, in place of solver, grid and steps."""
     seed: int = 0
-    index: tuple[int, ...] = ()
+    index: tuple[int, ...] | None = None
     """Which samples of the seed, such as 7 or 3 5 8; sample 7 is the same picture in any batch."""
     out: Path | None = None
     """A .png for a grid, or a folder for one file per sample (continued where it stopped)."""
@@ -49,10 +53,15 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"Ask for at least one sample, not {options.n}.")
     if options.plan is not None and (options.solver or options.grid):
         raise UserError("Give either a plan or a solver and grid: a plan already contains both.")
-    index = list(options.index) or list(range(options.n))
-    draw = sampler(options)
+    if () in (options.label, options.index):
+        raise UserError(f"--{'label' if options.label == () else 'index'} needs a value.")
+    index = list(range(options.n) if options.index is None else options.index)
     out = options.out or options.run / "samples" / f"seed-{options.seed}.png"
-    if out.suffix.lower() == ".png":
+    as_grid = out.suffix.lower() == ".png"
+    if not as_grid and (out.is_file() or out.suffix.lower() in _NOT_WRITTEN):
+        raise UserError(f"{out} is neither a .png, for a grid, nor a folder.")
+    draw = sampler(options)
+    if as_grid:
         from backdrift.data import save_grid
 
         save_grid(draw(index), out)
@@ -91,30 +100,33 @@ def sampler(options: Sample):
     return draw
 
 
+def recipe_of(options: Sample) -> dict[str, str]:
+    """What decides the pictures, which must be the same when a folder is continued; files by what is in them."""
+    names = ("label", "guidance", "steps", "solver", "grid", "seed")
+    recipe = {name: str(getattr(options, name)) for name in names}
+    for name, path in (("model", options.run / "model.safetensors"), ("plan", options.plan)):
+        recipe[name] = "None" if path is None else hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    return recipe
+
+
 def to_folder(draw, index: list[int], folder: Path, options: Sample) -> None:
     """One file per sample; samples that are there already, made with the same options, are not made again."""
-    import json
-
     from backdrift.data import save_pictures, saved_numbers
     from backdrift.files import write_json
     from backdrift.progress import counting_bar
 
-    # what decides the pictures, which must be the same when a folder is continued
-    names = ("run", "label", "guidance", "steps", "solver", "grid", "plan", "seed")
-    recipe = {name: str(value) for name, value in asdict(options).items() if name in names}
-    note = folder / "samples.json"
-    if note.exists():
-        before = json.loads(note.read_text(encoding="utf-8"))
-        changed = [name for name in names if before.get(name) != recipe[name]]
-        if changed:
-            name = changed[0]
-            raise UserError(
-                f"{folder} holds samples made with {name} {before.get(name)}, not {recipe[name]}; give another folder."
-            )
-    elif folder.exists() and any(folder.iterdir()):
-        raise UserError(f"{folder} is not empty and holds no samples of this kind; give another folder.")
-    write_json(note, recipe)
+    note, recipe = folder / "samples.json", recipe_of(options)
     there = saved_numbers(folder)
+    if not note.exists() and folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{folder} is not empty and holds no samples of this kind; give another folder.")
+    if there:
+        before = json.loads(note.read_text(encoding="utf-8"))
+        for name, value in recipe.items():
+            if before.get(name) != value:
+                raise UserError(
+                    f"{folder} holds samples made with {name} {before.get(name)}, not {value}; give another folder."
+                )
+    write_json(note, recipe)
     todo = [i for i in index if i not in there]
     with counting_bar("sampling") as bar:
         bar(len(index) - len(todo), len(index))

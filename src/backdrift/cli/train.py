@@ -103,8 +103,9 @@ def read(options: Train):
 
     how = options.pictures
     if options.data == "digits":
-        if how.size not in (None, 8):
-            raise UserError("The digits are 8 pixels wide; give a folder of pictures to train at another size.")
+        for name, value in vars(how).items():
+            if name != "validation" and value != getattr(PictureOptions, name):
+                raise UserError(f"The digits are what they are and take no --pictures.{name.replace('_', '-')}.")
         return digits(validation=how.validation)
     with counting_bar("reading pictures") as bar:
         return pictures(

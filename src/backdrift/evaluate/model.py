@@ -72,13 +72,13 @@ def evaluate_model(
         labels = train.labels[torch.randint(len(train), (n,), generator=generator)]
     real = {"train": train.tensor(), "heldout": heldout.tensor(), "features": features, "seed": seed}
     real |= {"train_labels": train.labels, "heldout_labels": heldout.labels}
-    samples = model.sample(n, label=labels, guidance=1.0, steps=steps, seed=seed)
+    samples = model.sample(n, label=labels, guidance=1.0, steps=steps, seed=seed).cpu()
     table = evaluate(samples.clamp(-1, 1), sample_labels=labels, **real)
     if not conditional:
         return ModelEvaluation(table, n, steps, None, seed, ())
     every = torch.arange(n) % len(model.classes)
     # other noise than above, so that the two rows are independent
-    guided = model.sample(n, label=every, guidance=guidance, steps=steps, seed=seed + 1)
+    guided = model.sample(n, label=every, guidance=guidance, steps=steps, seed=seed + 1).cpu()
     row = evaluate(guided.clamp(-1, 1), sample_labels=every, **{**real, "features": ()}).row("label agreement")
     row = replace(row, name=f"label agreement, guidance {guidance:g}")
     return ModelEvaluation(replace(table, rows=(*table.rows, row)), n, steps, guidance, seed, tuple(labels.tolist()))

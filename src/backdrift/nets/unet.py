@@ -85,7 +85,7 @@ class UNet(nn.Module):
     classes:      number of labels; 0 for none.
 
     `config` is these arguments as plain JSON values: `UNet(**net.config)` builds the same network.
-    UserError: widths that do not divide, levels that do not exist.
+    UserError: widths that do not divide, levels that do not exist, a dropout that is no share.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class UNet(nn.Module):
     ):
         super().__init__()
         widths = [width * m for m in multipliers]
-        check(channels, width, widths, blocks, attention, head_width, classes)
+        check(channels, width, widths, blocks, attention, head_width, dropout, classes)
         self.config = {
             "channels": channels,
             "width": width,
@@ -164,12 +164,14 @@ def channels_last(x):
     return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
 
 
-def check(channels, width, widths, blocks, attention, head_width, classes):
+def check(channels, width, widths, blocks, attention, head_width, dropout, classes):
     """UserError for a choice that no network can be built from."""
     if channels < 1 or blocks < 1 or not widths or min(widths) < 1 or classes < 0:
         raise UserError("A U-Net needs at least one channel, one level and one block per level, and classes >= 0.")
     if width % 16:
         raise UserError(f"The U-Net's width must be a multiple of 16; got {width}.")
+    if not 0 <= dropout < 1:
+        raise UserError(f"dropout is a share, from 0 to less than 1, not {dropout}.")
     missing = [level for level in attention if not 0 <= level < len(widths)]
     if missing:
         raise UserError(f"Attention was asked for at level {missing[0]}, but levels run from 0 to {len(widths) - 1}.")

@@ -15,23 +15,10 @@ from backdrift.errors import UserError
 from backdrift.noise import Noise
 from backdrift.process.base import State
 from backdrift.process.gaussian import Gaussian
-from backdrift.sample.ancestral import Bridge
-from backdrift.sample.grids import DataScaled, Grid, Uniform
-from backdrift.sample.ode import DPMpp
+from backdrift.sample.default import default_grid, default_solver
+from backdrift.sample.grids import Grid
 from backdrift.sample.plan import Plan, Step
 from backdrift.sample.solver import Sampler
-
-
-def default_solver(denoiser: Denoiser) -> Sampler:
-    """What `sample` uses when no solver is named."""
-    return DPMpp(2) if isinstance(denoiser.process, Gaussian) else Bridge()
-
-
-def default_grid(denoiser: Denoiser) -> Grid:
-    """What `sample` uses when no grid is named: it takes its one constant from the recorded data scale."""
-    if not isinstance(denoiser.process, Gaussian):
-        return Uniform()
-    return DataScaled(getattr(denoiser, "sigma_data", 0.5))
 
 
 @torch.no_grad()

@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from backdrift.config import kind
 from backdrift.errors import UserError
@@ -228,7 +229,8 @@ Pair = tuple[float, float]  # (alpha, sigma)
 
 def pairs(schedule: Schedule, times: Sequence[float]) -> list[Pair]:
     """(alpha, sigma) as floats at each time."""
-    return [tuple(float(v) for v in schedule.alpha_sigma(t)) for t in times]
+    alpha, sigma = schedule.alpha_sigma(torch.tensor(times, dtype=torch.float64))
+    return list(zip(alpha.tolist(), sigma.tolist(), strict=True))
 
 
 def straight(x: Linear, D: Linear, at: Pair, to: Pair, keep: float | None = None) -> Linear:
@@ -246,3 +248,9 @@ def slope(gauge: Gauge, x: Linear, D: Linear, at: Pair) -> Linear:
     """f, the direction of x / c in the gauge's clock."""
     p, q = gauge.direction(*at)
     return p * x + q * D
+
+
+def advance(gauge: Gauge, x: Linear, D: Linear, at: Pair, to: Pair) -> Linear:
+    """x / c after one Euler step of the gauge's clock."""
+    span = gauge.clock(*to) - gauge.clock(*at)
+    return x / gauge.scale(*at) + span * slope(gauge, x, D, at)

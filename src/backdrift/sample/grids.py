@@ -34,7 +34,9 @@ class Grid(ABC):
         times = self.place(schedule, n, start, end)
         times[0], times[-1] = start, end
         if not bool((times.diff() < 0).all()):
-            raise UserError(f"{self} does not fall from {start} to {end} in {n} steps on {schedule}: take another grid.")
+            raise UserError(
+                f"{self} does not fall from {start} to {end} in {n} steps on {schedule}: take another grid."
+            )
         return times
 
 
@@ -75,21 +77,24 @@ class Angle(Grid):
 class DataScaled(Grid):
     """Uniform in sigma / (sigma + scale alpha), finite at both ends; scale: the data's standard deviation.
 
-    Half of the steps lie where the noise is weaker than the data, whatever the schedule.
+    Half of the steps lie where the noise is weaker than the data, whatever the schedule. last: the length of the last
+    interval in units of the others, for a solver whose last step is its weakest.
     """
 
     scale: float = 0.5
+    last: float = 1.0
 
     def __post_init__(self):
-        if not self.scale > 0:
-            raise UserError(f"DataScaled needs a scale > 0, not {self.scale}.")
+        if not (self.scale > 0 and self.last > 0):
+            raise UserError(f"DataScaled needs a scale and a last interval > 0, not {self.scale} and {self.last}.")
 
     def place(self, schedule, n, start, end):
         def clock(t: float) -> Tensor:
             alpha, sigma = schedule.alpha_sigma(t)
             return sigma / (sigma + self.scale * alpha)
 
-        u = _uniform(clock(start), clock(end), n)
+        part = (torch.arange(n + 1, dtype=torch.float64) / (n - 1 + self.last)).clamp_max(1)
+        u = clock(start) + (clock(end) - clock(start)) * part
         return schedule.time(2 * ((1 - u) / (self.scale * u)).log())
 
 

@@ -5,21 +5,23 @@ Gauge, variable and order are three free choices of the step in rule.py. Known m
 exact integrals (DATA, LOG), UniPC the same with a corrector, SA-Solver and the multistep SDE forms of DPM-Solver++
 (StochasticGauge, LOG), ER-SDE (ExtendedGauge, RATIO).
 
-* Warm-up: with p values the rule has a local error of h^(p + 1), so that its first step may have one of h^p. That step
-  is an explicit Runge-Kutta step of p - 1 evaluations whose last stage lies at the Radau node of the measure dw.
+* Warm-up: with p values the rule has a local error of h^(p + 1), so that its first step may have one of h^p, and is a
+  Runge-Kutta step of p - 1 evaluations (`Rule.start`).
 * Corrector: once D is known at s, the step to s is taken again with the polynomial through that value too: one order
   more and no further evaluation. Zhao et al. 2023, arXiv:2302.04867, Algorithm 1.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, replace
 
 from backdrift.config import kind
 from backdrift.errors import UserError
 from backdrift.sample.gauge import DATA, NOISE, TRIG, ExtendedGauge, Gauge, StochasticGauge
-from backdrift.sample.rule import Guard, Known, Rule
+from backdrift.sample.guard import Guard
+from backdrift.sample.rule import Known, Rule
 from backdrift.sample.solver import Solver
 from backdrift.sample.trace import Linear, Tracer
 from backdrift.sample.variable import CLOCK, LOG, RATIO, TIME, Place, Variable
@@ -34,10 +36,11 @@ class Multistep(Solver):
     """x_s = c_s (x_t / c_t + sum_i f_i int l_i(u) dw) + fresh noise in a stochastic gauge.
 
     order: the number of values in the polynomial, 1 to 4 (with the corrector 1 to 3). warmup: whether the first step is
-    a Runge-Kutta step where the order needs it. guarded: whether a step that leaves the data's hull takes a lower order.
-    Where an end has an infinite clock, its step holds D constant.
+    a Runge-Kutta step where the order needs it. guarded: whether a step that guard.py does not let pass takes a lower
+    order. Where an end has an infinite clock, its step holds D constant.
 
-    Its order of convergence is `order`, and one more with the corrector; in a stochastic gauge see `convergence`.
+    It converges with `order`, and one more with the corrector; in a stochastic gauge with 2 at most, measured in the
+    law of the output, because fresh noise is not smooth.
     """
 
     gauge: Gauge = TRIG
@@ -45,7 +48,7 @@ class Multistep(Solver):
     order: int = 2
     corrector: bool = False
     warmup: bool = True
-    guarded: bool = True
+    guarded: bool = False
 
     def __post_init__(self):
         most = 3 if self.corrector else 4
@@ -54,7 +57,8 @@ class Multistep(Solver):
 
     @property
     def convergence(self) -> int:
-        return self.order + self.corrector
+        smooth = self.order + self.corrector
+        return min(smooth, 2) if self.gauge.stochastic else smooth
 
     @property
     def _extra(self) -> int:
@@ -64,30 +68,30 @@ class Multistep(Solver):
         return self.convergence - 2
 
     def budget(self, steps, schedule, start):
-        extra = self._extra
+        solver, extra = replace(self, guarded=True), self._extra
         if extra == 0 or not self.variable.place(self.gauge, schedule, start).finite:
-            return self, steps
+            return solver, steps
         if steps < WORTH * extra:
-            return replace(self, warmup=False), steps
-        return self, steps - extra
+            return replace(solver, warmup=False), steps
+        return solver, steps - extra
 
     def trace(self, trace, x, schedule, times):
         rule = Rule(self.gauge, self.variable, schedule)
         places = [rule.place(t) for t in times]
-        guard = Guard(trace, places[0].pair, not self.guarded, self.gauge.stochastic)
+        guard = Guard(trace, places[0].pair, self.guarded)
         known: list[Known] = []
         before = None
-        for n, (at, to) in enumerate(zip(places[:-1], places[1:], strict=True)):
+        for n, (at, to) in enumerate(itertools.pairwise(places)):
             D = trace.evaluate(x, at.t)
             here = rule.known(x, D, at)
             if self.corrector and before is not None:
                 old, left, noise = before
                 again = rule.step(old, [here, *known[: self.order]], left, at)
-                x = guard.first([None if again is None else _plus(again, noise), x], at.pair)
+                x = x if again is None else guard.first([_plus(again, noise), x], at.pair)
             known = [here, *known][: self.order]
             if n == 0 and self._extra and at.finite and to.finite:
                 before = (x, at, None)
-                x, stage = self._first_step(trace, guard, rule, x, D, here, at, to)
+                x, stage = rule.start(trace, guard, x, D, at, to, 1 + self._extra)
                 known = [stage, here]
                 continue
             noise = self._noise(trace, at, to)
@@ -104,25 +108,8 @@ class Multistep(Solver):
         if not self.gauge.stochastic:
             return None
         keep = self.gauge.keep(at.pair, to.pair)
-        variance = to.sigma**2 - (keep * at.sigma) ** 2
-        return math.sqrt(variance) * trace.noise(at.t, to.t) if variance > 0 else None
-
-    def _first_step(
-        self, trace: Tracer, guard: Guard, rule: Rule, x: Linear, D: Linear, here: Known, at: Place, to: Place
-    ) -> tuple[Linear, Known]:
-        """A Runge-Kutta step with a local error of h^convergence, and its last stage for later polynomials."""
-        stage = rule.radau(at, to)
-        middle = rule.hold(x, D, at, stage)
-        if self._extra > 1:
-            half = rule.variable.place_at(self.gauge, rule.schedule, (at.u + stage.u) / 2)
-            x_half = rule.hold(x, D, at, half)
-            D_half = trace.evaluate(x_half, half.t)
-            higher = rule.step(x, [rule.known(x_half, D_half, half), here], at, stage)
-            middle = guard.first([higher, rule.hold(x_half, D_half, half, stage)], stage.pair)
-        D_stage = trace.evaluate(middle, stage.t)
-        there = rule.known(middle, D_stage, stage)
-        candidates = [rule.step(x, [there, here], at, to), rule.hold(middle, D_stage, stage, to)]
-        return guard.first(candidates, to.pair), there
+        # also where the variance is 0, in the last step: the path then has as many intervals as the grid, and refines
+        return math.sqrt(max(to.sigma**2 - (keep * at.sigma) ** 2, 0.0)) * trace.noise(at.t, to.t)
 
 
 def _plus(x: Linear, noise: Linear | None) -> Linear:

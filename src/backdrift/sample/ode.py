@@ -8,27 +8,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 
-import torch
-
 from backdrift.config import kind
 from backdrift.errors import UserError
-from backdrift.sample.gauge import FLOW, Gauge
+from backdrift.sample.gauge import FLOW, Gauge, advance, pairs, slope, straight
+from backdrift.sample.guard import Guard
 from backdrift.sample.solver import Solver
 from backdrift.sample.trace import Linear, Tracer
 from backdrift.schedule import Schedule
-
-
-def pairs(schedule: Schedule, times: list[float]) -> list[tuple[float, float]]:
-    """(alpha, sigma) as floats at each time."""
-    alpha, sigma = schedule.alpha_sigma(torch.tensor(times, dtype=torch.float64))
-    return list(zip(alpha.tolist(), sigma.tolist(), strict=True))
-
-
-def straight(x: Linear, D: Linear, at: tuple[float, float], to: tuple[float, float]) -> Linear:
-    """alpha_s D + sigma_s eps: DDIM's step, exact if D were constant.  Song et al. 2021, arXiv:2010.02502, Eq. 12."""
-    (alpha, sigma), (alpha_s, sigma_s) = at, to
-    ratio = sigma_s / sigma
-    return ratio * x + (alpha_s - ratio * alpha) * D
 
 
 @kind("solver.Euler")
@@ -47,18 +33,6 @@ class Euler(Solver):
         return x
 
 
-def slope(gauge: Gauge, x: Linear, D: Linear, at: tuple[float, float]) -> Linear:
-    """f, the direction of x / c in the gauge's clock."""
-    p, q = gauge.direction(*at)
-    return p * x + q * D
-
-
-def advance(gauge: Gauge, x: Linear, D: Linear, at: tuple[float, float], to: tuple[float, float]) -> Linear:
-    """x / c after one Euler step of the gauge's clock."""
-    span = gauge.clock(*to) - gauge.clock(*at)
-    return x / gauge.scale(*at) + span * slope(gauge, x, D, at)
-
-
 @kind("solver.Heun")
 @dataclass(frozen=True)
 class Heun(Solver):
@@ -66,21 +40,24 @@ class Heun(Solver):
 
     In the noise gauge it is Karras et al. 2022, arXiv:2206.00364, Algorithm 1. A step that ends at sigma = 0, where the
     direction cannot be evaluated, is an Euler step. plain: how many of the last steps are Euler steps in any case.
+    guarded: whether a step that guard.py does not let pass is an Euler step too.
     """
 
     gauge: Gauge = field(default=FLOW)
     plain: int = 0
+    guarded: bool = False
     order = 2
 
     def budget(self, steps, schedule, start):
         # the last step to sigma = 0 is plain anyway; one more plain step makes up an odd number of evaluations
         single = int(schedule.alpha_sigma(0.0)[1] == 0)
         odd = (steps - single) % 2
-        return replace(self, plain=single + odd), (steps + single + odd) // 2
+        return replace(self, plain=single + odd, guarded=True), (steps + single + odd) // 2
 
     def trace(self, trace, x, schedule, times):
         at = pairs(schedule, times)
         count = len(times) - 1
+        guard = Guard(trace, at[0], self.guarded)
         for n in range(count):
             D = trace.evaluate(x, times[n])
             scale = self.gauge.scale(*at[n + 1])
@@ -91,7 +68,7 @@ class Heun(Solver):
             span = self.gauge.clock(*at[n + 1]) - self.gauge.clock(*at[n])
             D_ahead = trace.evaluate(ahead, times[n + 1])
             mean_slope = 0.5 * (slope(self.gauge, x, D, at[n]) + slope(self.gauge, ahead, D_ahead, at[n + 1]))
-            x = scale * (x / self.gauge.scale(*at[n]) + span * mean_slope)
+            x = guard.first([scale * (x / self.gauge.scale(*at[n]) + span * mean_slope), ahead], at[n + 1])
         return x
 
 
@@ -102,47 +79,58 @@ class DPMpp(Solver):
 
     With lambda = log(alpha / sigma), h = lambda_s - lambda_t:  x_s = (sigma_s / sigma_t) x_t - alpha_s expm1(-h) Dbar,
     where Dbar extrapolates D over the step. Order 2 is the published 2M (Algorithm 2). Order 3 integrates the
-    quadratic through the last three D exactly (the published 3M halves its last coefficient and is of order 2); its
-    first step is a two-stage step, one evaluation more, without which the start alone would cost an order.
+    quadratic through the last three D exactly; its first step is a two-stage step, one evaluation more, without which
+    the start alone would cost an order.
+
+    published: 3M as printed, without the two-stage start and with half the last coefficient: of order 2. guarded:
+    whether a step that guard.py does not let pass takes a lower order.
 
     Where an end has infinite log-SNR the step there is of first order, Dbar = D: from alpha = 0 that is the exact
     limit, to sigma = 0 it returns D itself.
     """
 
     order: int = 2
+    published: bool = False
+    guarded: bool = False
 
     def __post_init__(self):
         if self.order not in (1, 2, 3):
             raise UserError(f"DPMpp has order 1, 2 or 3, not {self.order}.")
 
+    @property
+    def convergence(self) -> int:
+        return min(self.order, 2) if self.published else self.order
+
     def budget(self, steps, schedule, start):
-        if self.order < 3 or not math.isfinite(schedule.logsnr(start)):
-            return self, steps
+        guarded = replace(self, guarded=not self.published)
+        if self.order < 3 or self.published or not math.isfinite(schedule.logsnr(start)):
+            return guarded, steps
         # the two-stage first step takes one evaluation more than there are intervals
-        return (self, steps - 1) if steps > 2 else (DPMpp(steps), steps)
+        return (guarded, steps - 1) if steps > 2 else (replace(guarded, order=steps), steps)
 
     def trace(self, trace: Tracer, x: Linear, schedule: Schedule, times: list[float]) -> Linear:
         at = pairs(schedule, times)
         lam = [float(schedule.logsnr(t)) / 2 for t in times]
+        guard = Guard(trace, at[0], self.guarded)
         known: list[tuple[float, Linear]] = []
         for n in range(len(times) - 1):
             D = trace.evaluate(x, times[n])
-            known.insert(0, (lam[n], D))
-            finite = math.isfinite(lam[n + 1] - lam[n])
-            if self.order == 3 and n == 0 and finite:
+            known = [(lam[n], D), *known][: self.order]
+            if not math.isfinite(lam[n + 1] - lam[n]):
+                x = straight(x, D, at[n], at[n + 1])
+                continue
+            if self.order == 3 and n == 0 and not self.published:
                 # a midpoint stage (Lu et al. 2022, Algorithm 1 with r = 1/2) lifts the first step to order 2
-                mid = (lam[0] + lam[1]) / 2
-                t_mid = float(schedule.time(2 * mid))
+                t_mid = float(schedule.time(lam[0] + lam[1]))
                 (at_mid,) = pairs(schedule, [t_mid])
-                D_mid = trace.evaluate(straight(x, D, at[0], at_mid), t_mid)
-                average = D_mid
-            else:
-                average = _average(known[: self.order], lam[n + 1]) if finite else D
-            x = straight(x, average, at[n], at[n + 1])
+                x = straight(x, trace.evaluate(straight(x, D, at[0], at_mid), t_mid), at[0], at[1])
+                continue
+            averages = [_average(known[:k], lam[n + 1], self.published) for k in range(len(known), 0, -1)]
+            x = guard.first((straight(x, average, at[n], at[n + 1]) for average in averages), at[n + 1])
         return x
 
 
-def _average(known: list[tuple[float, Linear]], target: float) -> Linear:
+def _average(known: list[tuple[float, Linear]], target: float, published: bool) -> Linear:
     """Dbar: the mean of D over the step, weighted by e^lambda, from the values at (lambda_0, D_0), newest first.
 
     Differences to nodes at lambda = -inf (the pure-noise end) vanish.
@@ -162,4 +150,6 @@ def _average(known: list[tuple[float, Linear]], target: float) -> Linear:
     (u1, D1), (u2, D2) = nodes[1], nodes[2]
     first = (D0 - D1) / -u1
     second = (first - (D1 - D2) / (u1 - u2)) / -u2
+    if published:
+        return D0 + moment_1 * (first - u1 * second) + (moment_2 / 2) * second
     return D0 + moment_1 * first + (moment_2 - u1 * moment_1) * second

@@ -11,9 +11,7 @@ descent on its entries, saved as JSON and run elsewhere.
 
 from __future__ import annotations
 
-import itertools
 import json
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,7 +26,7 @@ from backdrift.config import from_config, to_config
 from backdrift.denoiser import Denoiser
 from backdrift.errors import UserError
 from backdrift.files import write_text
-from backdrift.noise import Noise, brownian
+from backdrift.noise import BrownianPath, Noise
 from backdrift.process.gaussian import Gaussian
 from backdrift.schedule import Schedule
 
@@ -121,18 +119,24 @@ class Plan:
         slots: list[Tensor | None] = [None] * self._slots
         slots[0] = x1
         total = self.evaluations
-        for n, row in enumerate(self._program):
-            for slot in row.draws:
+        for n, (t, base, scale, rest, new, dead) in enumerate(self._program):
+            for slot in new:
                 slots[slot] = next(draws)
-            y = _combine(row.terms, slots, x1)
+            # one operation a term; only a tensor made here is written to
+            y = slots[base] if scale == 1.0 and not rest else slots[base] * scale
+            for slot, value in rest:
+                y.add_(slots[slot], alpha=value)
             # before the denoiser is called, which needs the memory
-            for slot in row.dead:
+            for slot in dead:
                 slots[slot] = None
             if n == total:
                 return y
-            slots[row.state], slots[row.mean] = y, denoiser(y, row.t, cond).mean.to(x1.dtype)
+            mean = denoiser(y, t, cond).mean
+            slots[1 + n] = y
+            slots[1 + total + n] = mean = mean if mean.dtype == x1.dtype else mean.to(x1.dtype)
             if on_step is not None:
-                on_step(Step(n, total, row.t, y, slots[row.mean]))
+                on_step(Step(n, total, t, y, mean))
+            del mean
 
     def check(self, denoiser: Denoiser) -> None:
         """Raises `UserError` unless this plan was compiled for the denoiser's schedule and guidance weight."""
@@ -159,7 +163,7 @@ class Plan:
                 raise UserError(f"This plan draws {count} noises, but {len(noise)} were given.")
             return (xi / scale for xi, scale in zip(noise, self._noise_scales, strict=True))
         if self._chained:
-            return brownian(noise, self._clock, like)
+            return self._path.draw(noise, like)
         return (noise.at("draw", m).normal(like) for m in range(count))
 
     @cached_property
@@ -169,17 +173,19 @@ class Plan:
         return bool((low > high).all()) and bool((low[1:] == high[:-1]).all())
 
     @cached_property
-    def _clock(self) -> list[float]:
-        """The path's clock, the noise angle, at the ends of the chained intervals."""
+    def _path(self) -> BrownianPath:
+        """The path on the noise angle, over the chained intervals."""
         ends = torch.cat([self.noise_intervals[:1, 0], self.noise_intervals[:, 1]])
-        return self.schedule.angle(ends).tolist()
+        return BrownianPath(self.schedule.angle(ends).tolist())
 
     @cached_property
     def _noise_scales(self) -> list[float]:
-        """What turns a drawn increment into a standard normal: 1 / sqrt(length)."""
+        """What turns a draw into a standard normal."""
         if not self._chained:
             return [1.0] * len(self.noise_intervals)
-        return [1 / math.sqrt(abs(b - a)) for a, b in itertools.pairwise(self._clock)]
+        low, high = (self.schedule.angle(self.noise_intervals[:, i]) for i in (1, 0))
+        lengths = (high - low).clamp_min(1e-30).sqrt().tolist()
+        return [scale / length for scale, length in zip(self._path.scales, lengths, strict=True)]
 
     @property
     def _slots(self) -> int:
@@ -194,14 +200,15 @@ class Plan:
         rows, drawn = [], 0
         # a state that no row uses is dropped in the row after its own
         last_use = {slot: n + 1 for n in range(count) for slot in (1 + n, 1 + count + n)}
-        last_use |= {slot: n for n, row in enumerate(table) for slot, value in enumerate(row) if value}
-        for n, values in enumerate(table):
-            terms = tuple((slot, value) for slot, value in enumerate(values) if value)
+        # a row without terms is 0 x_1
+        sparse = [[(slot, value) for slot, value in enumerate(row) if value] or [(0, 0.0)] for row in table]
+        last_use |= {slot: n for n, terms in enumerate(sparse) for slot, _ in terms}
+        for n, terms in enumerate(sparse):
             wanted = max((slot - 2 * count for slot, _ in terms if slot > 2 * count), default=0)
             new = tuple(2 * count + 1 + m for m in range(drawn, max(drawn, wanted)))
             drawn = max(drawn, wanted)
             dead = tuple(slot for slot in (*new, *last_use) if last_use.get(slot, n) == n)
-            rows.append(_Row(float(self.times[n]), terms, new, 1 + n, 1 + count + n, dead))
+            rows.append(_Row(float(self.times[n]), *terms[0], tuple(terms[1:]), new, dead))
         return rows
 
     # ------------------------------------------------------------------ exact checks
@@ -314,21 +321,8 @@ class Plan:
 
 class _Row(NamedTuple):
     t: float
-    terms: tuple[tuple[int, float], ...]
-    draws: tuple[int, ...]
-    state: int
-    mean: int
+    base: int
+    scale: float
+    rest: tuple[tuple[int, float], ...]
+    new: tuple[int, ...]
     dead: tuple[int, ...]
-
-
-def _combine(terms: tuple[tuple[int, float], ...], slots: list[Tensor | None], like: Tensor) -> Tensor:
-    """sum of coefficient * slot, in fused multiply-adds: one operation a term."""
-    if not terms:
-        return torch.zeros_like(like)
-    slot, value = terms[0]
-    if len(terms) == 1:
-        return slots[slot] if value == 1.0 else slots[slot] * value
-    out = slots[slot] * value
-    for slot, value in terms[1:]:
-        out.add_(slots[slot], alpha=value)
-    return out

@@ -1,4 +1,4 @@
-"""One step of the gauge family: a polynomial through known directions, integrated exactly, and when to trust it.
+"""One step of the gauge family: a polynomial through known directions, integrated exactly.
 
 In a gauge the reverse process reads d(x / c) = f dw (gauge.py). A step from t to s replaces f by the polynomial through
 known values f_i at u_i, in a variable u (variable.py):
@@ -7,38 +7,23 @@ known values f_i at u_i, in a variable u (variable.py):
 
 With one value only, D = E[x_0 | x_t] is held constant, which is DDIM's step in every gauge. It is exact from alpha = 0
 and to sigma = 0, where some clocks are infinite; an infinite u_i drops out of the polynomial, which is its limit.
-
-A polynomial over too long a step invents what it extrapolates. Written out in x_1 and the means D_j (which lie in the
-data's hull), a state is x = g x_1 + sum_j W_j D_j. The exact solution has positive W_j with sum alpha; `Guard` lets a
-step pass only while sum |W_j| <= 3 alpha and the noise in g x_1 is what the time calls for, to a tenth. Holding D
-constant always passes after a step that passed, so by induction no state leaves three times the hull. As steps get
-shorter every step passes, so orders of convergence are untouched.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from backdrift.sample.gauge import Gauge
-from backdrift.sample.ode import slope
+from backdrift.sample.gauge import Gauge, slope, straight
+from backdrift.sample.guard import Guard
 from backdrift.sample.trace import Linear, Tracer
 from backdrift.sample.variable import Place, Variable
 from backdrift.schedule import Schedule
 
-HULL = 3.0
-LEAK = 0.1
-
 Known = tuple[float, Linear]  # (u_i, f_i)
-
-
-def hold(x: Linear, D: Linear, at: tuple[float, float], to: tuple[float, float], keep: float | None = None) -> Linear:
-    """keep x + (alpha_s - keep alpha_t) D: D held constant; keep = sigma_s / sigma_t is DDIM's step."""
-    keep = to[1] / at[1] if keep is None else keep
-    return keep * x + (to[0] - keep * at[0]) * D
 
 
 @dataclass(frozen=True)
@@ -76,41 +61,34 @@ class Rule:
         return out
 
     def hold(self, x: Linear, D: Linear, at: Place, to: Place) -> Linear:
-        return hold(x, D, at.pair, to.pair, self.gauge.keep(at.pair, to.pair))
+        return straight(x, D, at.pair, to.pair, self.gauge.keep(at.pair, to.pair))
 
-    def radau(self, at: Place, to: Place) -> Place:
-        """The place b within the step for which values at its start and at b integrate quadratics in u exactly."""
+    def start(
+        self, trace: Tracer, guard: Guard, x: Linear, D: Linear, at: Place, to: Place, evaluations: int
+    ) -> tuple[Linear, Known]:
+        """A Runge-Kutta step of 2 or 3 evaluations, D included, with a local error of one order more.
+
+        It integrates the line through the first value and a last stage. With two evaluations that stage lies half way
+        in u. With three it lies at the Radau node of the measure dw, for which the line integrates quadratics exactly,
+        and is itself reached through a stage half way there. Returns x_s and the last stage's value.
+        """
+        here = self.known(x, D, at)
+        target = (at.u + to.u) / 2 if evaluations == 2 else self._radau(at, to)
+        stage = self.variable.place_at(self.gauge, self.schedule, target)
+        x_stage = self.hold(x, D, at, stage)
+        if evaluations == 3:
+            half = self.variable.place_at(self.gauge, self.schedule, (at.u + stage.u) / 2)
+            x_half = self.hold(x, D, at, half)
+            D_half = trace.evaluate(x_half, half.t)
+            higher = self.step(x, [self.known(x_half, D_half, half), here], at, stage)
+            held = self.hold(x_half, D_half, half, stage)
+            x_stage = held if higher is None else guard.first([higher, held], stage.pair)
+        D_stage = trace.evaluate(x_stage, stage.t)
+        there = self.known(x_stage, D_stage, stage)
+        higher, held = self.step(x, [there, here], at, to), self.hold(x_stage, D_stage, stage, to)
+        return held if higher is None else guard.first([higher, held], to.pair), there
+
+    def _radau(self, at: Place, to: Place) -> float:
         u, dw = self.variable.measure(self.gauge, self.schedule, at, to)
         gap = u - at.u
-        return self.variable.place_at(self.gauge, self.schedule, at.u + float(dw @ gap**2) / float(dw @ gap))
-
-
-@dataclass(frozen=True)
-class Guard:
-    """Picks the first of several candidate states that stays within the data's hull (see the module's text).
-
-    start: (alpha, sigma) at the first time. free: pass everything, as formulas are printed.
-    """
-
-    trace: Tracer
-    start: tuple[float, float]
-    free: bool = False
-    stochastic: bool = False
-
-    def passes(self, x: Linear, to: tuple[float, float]) -> bool:
-        if self.free:
-            return True
-        weights = self.trace.weights(x)
-        if np.abs(weights[1:]).sum() > HULL * to[0]:
-            return False
-        excess, allowed = weights[0] * self.start[1] - to[1], LEAK * math.hypot(*to)
-        # fresh noise replaces some of x_1's, so that a stochastic solver has less of it
-        return excess <= allowed and (self.stochastic or excess >= -allowed)
-
-    def first(self, candidates: Iterable[Linear | None], to: tuple[float, float]) -> Linear:
-        """The first that passes; the last one in any case, which is to hold D constant."""
-        x = None
-        for x in candidates:
-            if x is not None and self.passes(x, to):
-                return x
-        return x
+        return at.u + float(dw @ gap**2) / float(dw @ gap)

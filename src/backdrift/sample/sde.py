@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import torch
 
 from backdrift.config import kind
 from backdrift.errors import UserError
 from backdrift.process.gaussian import Gaussian
-from backdrift.sample.ode import pairs
+from backdrift.sample.gauge import pairs
 from backdrift.sample.solver import Solver
 from backdrift.schedule import Schedule
 
 
-def step_variances(schedule: Schedule, t: float, s: float) -> tuple[float, float]:
-    """(variance of x_s given x_t and x_0, variance that the process adds from s to t): DDPM's two choices."""
-    (_, sigma), (_, sigma_s) = pairs(schedule, [t, s])
+def step_variances(schedule: Schedule, times: list[float]) -> list[tuple[float, float]]:
+    """For each step from t to s: (variance of x_s given x_t and x_0, variance that the process adds from s to t).
+
+    These are DDPM's two choices.
+    """
+    t, s = (torch.tensor(part, dtype=torch.float64) for part in (times[:-1], times[1:]))
+    (_, sigma), (_, sigma_s) = schedule.alpha_sigma(t), schedule.alpha_sigma(s)
     _, added = Gaussian(schedule).transition(s, t)
-    return (sigma_s / sigma) ** 2 * float(added), float(added)
+    return list(zip(((sigma_s / sigma) ** 2 * added).tolist(), added.tolist(), strict=True))
 
 
 @kind("solver.DDIM")
@@ -37,12 +43,11 @@ class DDIM(Solver):
             raise UserError(f"DDIM takes eta in [0, 1], not {self.eta}.")
 
     def trace(self, trace, x, schedule, times):
-        at = pairs(schedule, times)
+        at, variances = pairs(schedule, times), step_variances(schedule, times)
         for n in range(len(times) - 1):
             (alpha, sigma), (alpha_s, sigma_s) = at[n], at[n + 1]
             D = trace.evaluate(x, times[n])
-            small, _ = step_variances(schedule, times[n], times[n + 1])
-            c = self.eta * math.sqrt(small)
+            c = self.eta * math.sqrt(variances[n][0])
             ratio = math.sqrt(max(sigma_s**2 - c**2, 0.0)) / sigma
             x = ratio * x + (alpha_s - ratio * alpha) * D
             if self.eta > 0:
@@ -58,25 +63,31 @@ class DDPM(Solver):
 
     fraction: 0 takes the bridge's variance (their beta-tilde), 1 the variance that the process adds in the step (their
     beta), in between their interpolation in log (Nichol and Dhariwal 2021, arXiv:2102.09672, Eq. 15). The last step, to
-    the data, adds none.
+    the data, adds none. guarded: whether the noise is capped at the level of the time that it leads to, which only
+    fraction > 0 ever exceeds, in a long last step.
     """
 
     fraction: float = 0.0
+    guarded: bool = False
     order = 1
 
     def __post_init__(self):
         if not 0 <= self.fraction <= 1:
             raise UserError(f"DDPM takes a fraction in [0, 1], not {self.fraction}.")
 
+    def budget(self, steps, schedule, start):
+        return replace(self, guarded=True), steps
+
     def trace(self, trace, x, schedule, times):
-        at = pairs(schedule, times)
+        at, variances = pairs(schedule, times), step_variances(schedule, times)
         for n in range(len(times) - 1):
             (alpha, sigma), (alpha_s, sigma_s) = at[n], at[n + 1]
             D = trace.evaluate(x, times[n])
-            small, large = step_variances(schedule, times[n], times[n + 1])
+            small, large = variances[n]
             share = large / sigma**2
             x = (sigma_s / sigma) ** 2 * (alpha / alpha_s) * x + alpha_s * share * D
             std = math.sqrt(small) ** (1 - self.fraction) * math.sqrt(large) ** self.fraction if small > 0 else 0.0
+            std = min(std, sigma_s) if self.guarded else std
             # also where std = 0, in the last step: the path then has as many intervals as the grid, and refines
             x = x + std * trace.noise(times[n], times[n + 1])
         return x

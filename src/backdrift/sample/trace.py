@@ -51,12 +51,12 @@ class Tracer:
         self._rows: list[dict] = []
         self._times: list[float] = []
         self._intervals: list[tuple[float, float]] = []
-        self._weights: list[np.ndarray] = []
+        self._written: list[tuple[np.ndarray, np.ndarray]] = []
 
     def evaluate(self, x: Linear, t: float) -> Linear:
         """D = E[x_0 | x at time t]. From here on `x` stands for the state y_n, so that rows stay sparse."""
         n = len(self._times)
-        self._weights.append(self.weights(x))
+        self._written.append(self.written_out(x))
         self._rows.append(x.terms)
         self._times.append(float(t))
         x.terms = {("y", n): 1.0}
@@ -67,16 +67,21 @@ class Tracer:
         self._intervals.append((float(t), float(s)))
         return Linear({("xi", len(self._intervals) - 1): 1.0})
 
-    def weights(self, x: Linear) -> np.ndarray:
-        """x written out in nothing but x_1, the means and the noises: its coefficients [x_1, D_0, D_1, ...]."""
-        out = np.zeros(1 + len(self._times))
-        for (name, j), value in x.terms.items():
-            if name == "y":
-                earlier = self._weights[j]
-                out[: len(earlier)] += value * earlier
-            elif name != "xi":
-                out[0 if name == "x" else j + 1] += value
-        return out
+    def written_out(self, x: Linear) -> tuple[np.ndarray, np.ndarray]:
+        """x in nothing but x_1, the means and the noises: ([x_1, D_0, D_1, ...], [xi_0, ...])."""
+        out, noises = np.zeros(1 + len(self._times)), np.zeros(len(self._intervals))
+        # an infinite coefficient is for the plan to refuse, with its row
+        with np.errstate(invalid="ignore", over="ignore"):
+            for (name, j), value in x.terms.items():
+                if name == "y":
+                    earlier, drawn = self._written[j]
+                    out[: len(earlier)] += value * earlier
+                    noises[: len(drawn)] += value * drawn
+                elif name == "xi":
+                    noises[j] += value
+                else:
+                    out[0 if name == "x" else j + 1] += value
+        return out, noises
 
     def finish(self, x: Linear, schedule: Schedule, start: float, end: float, solver: str = "") -> Plan:
         """The plan whose output is `x`, a state at time `end`."""

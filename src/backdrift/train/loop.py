@@ -18,6 +18,7 @@ from torch import nn
 
 from backdrift.data.pictures import Pictures
 from backdrift.denoiser import Denoiser, Network
+from backdrift.device import pick
 from backdrift.errors import UserError
 from backdrift.run import Run, build_network, read_model
 from backdrift.train import checkpoint, guard, metrics
@@ -78,7 +79,7 @@ def train(
     options = options or for_pictures(pictures)
     if net is not None:
         options = replace(options, net=GivenNet(type(net).__name__))
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = pick(device)
     run = run if run is None or isinstance(run, Run) else Run(Path(run))
     notices: list[str] = []
 

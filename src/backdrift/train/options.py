@@ -59,8 +59,10 @@ class TrainOptions:
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, not {getattr(self, name)}.")
         for name in ("lr", "clip"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{name} must be positive, not {getattr(self, name)}.")
+            if not 0 < getattr(self, name) < math.inf:
+                raise UserError(f"{name} must be positive and finite, not {getattr(self, name)}.")
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"seed must be a whole number from 0 to 2^63 - 1, not {self.seed}.")
         if not 0 <= self.label_dropout <= 1:
             raise UserError(f"label_dropout is a share of the labels, from 0 to 1, not {self.label_dropout}.")
         if self.parts > self.batch:
@@ -78,9 +80,9 @@ def for_pictures(pictures: Pictures) -> TrainOptions:
     side = max(pictures.shape[1:])
     law = {"target": EDM_F(std), "times": Angle(std)}
     if side <= 12:
-        net = UNetChoice(width=64, multipliers=(1, 2, 2), blocks=1, attention=(1,))
+        net = UNetChoice(width=32, multipliers=(1, 2, 4), blocks=1, attention=(1, 2))
         often = {"log_every": 10, "validate_every": 100, "checkpoint_every": 250, "sample_every": 250}
-        return TrainOptions(steps=2000, batch=128, net=net, **often, **law)
+        return TrainOptions(steps=900, batch=128, net=net, **often, **law)
     # a level for every halving down to about 8 pixels, attention from 16 pixels down
     levels = min(4, 1 + max(0, math.ceil(math.log2(side / 8))))
     attention = tuple(level for level in range(levels) if side / 2**level <= 16) or (levels - 1,)

@@ -1,0 +1,299 @@
+"""A plan tuned to one model and one budget: gradient descent on the table.
+
+Any deterministic plan is, written out in the start noise and the denoiser's answers D_0, D_1, ...,
+
+    y_n = alpha_n sum_{j<n} W_nj D_j + sigma_n g_n eps,      eps = x_1 / sigma_1,
+
+with W_nj summing to about 1 and g_n about 1. These numbers and the times are the parameters. They start from the best
+of a few hand-made plans, one of them on a searched grid (search.py), and are moved by Adam to bring the output near a fine
+reference from the same noise. The answers of late steps are nearly equal, so what is stored are the running sums of
+W_n0, W_n1, ..., which multiply their differences; the times are stored as logarithms of their gaps, so they stay in
+order. Related: bespoke solvers (Shaul et al. 2023, arXiv:2310.19075), and learned solvers such as Frankel et al. 2025,
+arXiv:2502.17423.
+
+A few trajectories end in another mode than the reference, and in a mean of squares they would decide alone; the loss
+is quadratic up to the median error of the start plan and linear beyond.
+
+The tuned plan is judged on fresh noises. If it is not at least as good there as the best hand-made plan, in the median
+and in the root mean square, that plan is returned instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from backdrift.denoiser import Denoiser
+from backdrift.errors import UserError
+from backdrift.noise import Noise
+from backdrift.process.gaussian import Gaussian
+from backdrift.sample.default import LAST, SHARE, AdamsFlow, data_scale, default_grid, default_solver
+from backdrift.sample.grids import DataScaled
+from backdrift.sample.ode import DPMpp
+from backdrift.sample.plan import Plan
+from backdrift.sample.search import searched_grid
+
+FINE = 64  # evaluations of the reference where no exact flow is known
+SMALL = 256  # elements of an event up to which thousands of noises cost nothing
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much work tuning is. noises: to train on, and as many to judge. batch: per step. steps: of Adam."""
+
+    noises: int = 4096
+    batch: int = 1024
+    steps: int = 2000
+    rate: float = 0.01
+
+    @classmethod
+    def of(cls, denoiser: Denoiser) -> Effort:
+        """A minute on one core for small events; a few minutes for networks on small pictures."""
+        small = torch.Size(denoiser.event_shape).numel() <= SMALL and not any(True for _ in denoiser.parameters())
+        return cls() if small else cls(512, 64, 400)
+
+
+@dataclass(frozen=True)
+class Error:
+    """Distance from the reference: median and root mean square over trajectories, in units of a coordinate."""
+
+    median: float
+    rms: float
+
+    @classmethod
+    def of(cls, out: Tensor, reference: Tensor) -> Error:
+        gap = (out - reference).flatten(1).double().square().mean(1)
+        return cls(float(gap.median().sqrt()), float(gap.mean().sqrt()))
+
+    @property
+    def score(self) -> float:
+        return self.median * self.rms
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """plan: the best. improved: whether it is the tuned one. errors: on fresh noises, the hand-made plans by name and
+    "tuned"; the best hand-made is `start`. noises: how many fresh ones."""
+
+    plan: Plan
+    improved: bool
+    start: str
+    errors: Mapping[str, Error]
+    noises: int
+
+    def lines(self) -> list[str]:
+        """The outcome in words, one line per plan."""
+        out = [f"{name:<34} median {e.median:.2e}   rms {e.rms:.2e}" for name, e in self.errors.items()]
+        after, before = self.errors["tuned"], self.errors[self.start]
+        if self.improved:
+            words = f"tuned: {after.median / before.median:.2f} times the median, {after.rms / before.rms:.2f} the rms"
+        else:
+            words = "tuning did not improve both figures on fresh noises: the hand-made plan is kept"
+        return [*out, f"{words} ({self.start}; {self.noises} fresh noises)"]
+
+
+def tune(
+    denoiser: Denoiser, nfe: int, *, cond: Mapping | None = None, seed: int = 0, effort: Effort | None = None
+) -> Plan:
+    """The best plan of `nfe` evaluations for this denoiser; see `tuned`, which also says how good it is."""
+    return tuned(denoiser, nfe, cond=cond, seed=seed, effort=effort).plan
+
+
+def tuned(
+    denoiser: Denoiser,
+    nfe: int,
+    *,
+    cond: Mapping | None = None,
+    seed: int = 0,
+    effort: Effort | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Tuned:
+    """Tune a plan of `nfe` evaluations and judge it on fresh noises.
+
+    denoiser: any of a Gaussian process; a guided one gives a plan bound to its weight. cond: conditions (C, ...) each,
+    used in turn for the noises. on_step: called with (step, steps).
+
+    Raises `UserError` for another process, or fewer than 1 evaluation.
+    """
+    if not isinstance(denoiser.process, Gaussian):
+        raise UserError(f"Plans are tuned for Gaussian processes, not {type(denoiser.process).__name__}.")
+    if nfe < 1:
+        raise UserError(f"A plan needs at least 1 evaluation, not {nfe}.")
+    effort = effort or Effort.of(denoiser)
+    train, fresh = (_task(denoiser, cond, seed, name, effort) for name in ("tune", "judge"))
+    plans = hand_made(denoiser, nfe, train)
+    start = min(plans, key=lambda name: train.error(denoiser, plans[name]).score)
+    plan = _descend(denoiser, plans[start], train, effort, seed, on_step)
+    errors = {name: fresh.error(denoiser, p) for name, p in {**plans, "tuned": plan}.items()}
+    # the best hand-made plan on the fresh noises themselves: the harder comparison
+    best = min(plans, key=lambda name: errors[name].score)
+    after, before = errors["tuned"], errors[best]
+    improved = after.median <= before.median and after.rms <= before.rms
+    chosen = plan if improved else plans[best]
+    weight = getattr(denoiser, "guidance", None)
+    return Tuned(chosen if weight is None else chosen.with_guidance(weight), improved, best, errors, effort.noises)
+
+
+@dataclass(frozen=True)
+class Task:
+    """Start states (B, *event), their conditions, and the ends of a fine run from them."""
+
+    x1: Tensor
+    cond: Mapping | None
+    end: Tensor
+
+    def error(self, denoiser: Denoiser, plan: Plan, size: int = 1024) -> Error:
+        return Error.of(_run(denoiser, plan, self.x1, self.cond, size), self.end)
+
+    def part(self, index: Tensor) -> Task:
+        return Task(self.x1[index], _rows(self.cond, index), self.end[index])
+
+
+def _task(denoiser: Denoiser, cond: Mapping | None, seed: int, name: str, effort: Effort) -> Task:
+    index = torch.arange(effort.noises)
+    reference = next((v for v in (*denoiser.parameters(), *denoiser.buffers()) if v.is_floating_point()), None)
+    # exact distributions have no parameters and compute in float64
+    like = torch.empty(
+        len(index),
+        *denoiser.event_shape,
+        dtype=torch.float64 if reference is None else torch.float32,
+        device="cpu" if reference is None else reference.device,
+    )
+    x1 = denoiser.process.prior(like, Noise.of(seed, len(index)).at(name))
+    if cond:
+        count = len(next(iter(cond.values())))
+        cond = {key: value[index % count].to(like.device) for key, value in cond.items()}
+    return Task(x1, cond or None, _reference(denoiser, x1, cond or None))
+
+
+@torch.no_grad()
+def _reference(denoiser: Denoiser, x1: Tensor, cond: Mapping | None) -> Tensor:
+    if hasattr(denoiser, "flow"):
+        return denoiser.flow(x1, 1.0, 0.0, cond, steps=100)
+    schedule = denoiser.process.schedule
+    plan = default_solver(denoiser).plan(schedule, default_grid(denoiser).times(schedule, FINE))
+    return _run(denoiser, plan, x1, cond)
+
+
+@torch.no_grad()
+def _run(denoiser: Denoiser, plan: Plan, x1: Tensor, cond: Mapping | None, size: int = 1024) -> Tensor:
+    parts = torch.arange(len(x1)).split(size)
+    return torch.cat([plan.run(denoiser, x1[part], _rows(cond, part)) for part in parts])
+
+
+def _rows(cond: Mapping | None, index: Tensor) -> Mapping | None:
+    return None if cond is None else {name: value[index] for name, value in cond.items()}
+
+
+def hand_made(denoiser: Denoiser, nfe: int, task: Task) -> dict[str, Plan]:
+    """The plans from which tuning starts, and with which it is compared, by name."""
+    schedule, scale = denoiser.process.schedule, data_scale(denoiser)
+    found = {"default": default_solver(denoiser).plan(schedule, default_grid(denoiser).times(schedule, nfe))}
+    for share in (0.5, 1.0):
+        times = DataScaled(share * scale, LAST).times(schedule, nfe)
+        found[f"default at {share:g} of the data's scale"] = AdamsFlow(share * scale).plan(schedule, times)
+    few = task.part(torch.arange(min(256, len(task.x1))))
+    if nfe <= 24:
+        times = searched_grid(denoiser, few.x1, nfe, few.cond).times(schedule, nfe)
+        found["default solver, searched grid"] = AdamsFlow(SHARE * scale).plan(schedule, times)
+        found["DPM-Solver++(2M), searched grid"] = DPMpp(2).plan(schedule, times)
+    return found
+
+
+def _descend(
+    denoiser: Denoiser,
+    plan: Plan,
+    task: Task,
+    effort: Effort,
+    seed: int,
+    on_step: Callable[[int, int], None] | None,
+) -> Plan:
+    """Adam from `plan`, with a rate that falls to zero as a cosine."""
+    table = Table.of(plan)
+    delta = task.error(denoiser, plan).median
+    parameters = [table.gaps.requires_grad_(), table.sums.requires_grad_(), table.gains.requires_grad_()]
+    adam = torch.optim.Adam(parameters, lr=effort.rate, betas=(0.9, 0.99))
+    fall = torch.optim.lr_scheduler.CosineAnnealingLR(adam, effort.steps)
+    generator = torch.Generator().manual_seed(seed)
+    for n in range(effort.steps):
+        chosen = torch.randint(len(task.x1), (min(effort.batch, len(task.x1)),), generator=generator)
+        part = task.part(chosen)
+        gap = (table.run(denoiser, part.x1, part.cond) - part.end).flatten(1).double().square().mean(1)
+        loss = (1 + gap / delta**2).sqrt().mean()
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        fall.step()
+        if on_step is not None:
+            on_step(n + 1, effort.steps)
+    return table.plan()
+
+
+@dataclass(frozen=True)
+class Table:
+    """A deterministic plan as numbers to be moved (see the module). All float64.
+
+    gaps: (N,), logarithms of the steps in t, up to a constant. sums: (N + 1, N), running sums of W along a row; what
+    lies on or above the diagonal is not used. gains: (N + 1,), g.
+    """
+
+    origin: Plan
+    gaps: Tensor
+    sums: Tensor
+    gains: Tensor
+
+    @classmethod
+    def of(cls, plan: Plan) -> Table:
+        """Raises `UserError` for a stochastic plan."""
+        if bool(plan.noise.any()):
+            raise UserError("A stochastic plan cannot be tuned: start from a deterministic one.")
+        alpha, sigma = plan.schedule.alpha_sigma(plan.times)
+        count = plan.evaluations
+        # every row in nothing but x_1 and the means
+        rows = torch.zeros(count + 1, count + 1, dtype=torch.float64)
+        for n in range(count + 1):
+            rows[n] = plan.states[n, 1:] @ rows[:count]
+            rows[n, 0] += plan.states[n, 0]
+            rows[n, 1:] += plan.means[n]
+        weights = torch.where(alpha[:, None] > 0, rows[:, 1:] / alpha[:, None], 0.0)
+        gains = torch.where(sigma > 0, rows[:, 0] * sigma[0] / sigma, rows[:, 0])
+        return cls(plan, (-plan.times.diff()).log(), weights.cumsum(1), gains)
+
+    def times(self) -> Tensor:
+        """(N + 1,), from the plan's start to its end."""
+        first, last = self.origin.times[0], self.origin.times[-1]
+        return first + (last - first) * torch.cat([first[None] * 0, self.gaps.softmax(0).cumsum(0)])
+
+    def rows(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(times, what multiplies x_1 (N + 1,), what multiplies the means (N + 1, N))."""
+        times = self.times()
+        alpha, sigma = self.origin.schedule.alpha_sigma(times)
+        weights = torch.cat([self.sums[:, :1], self.sums.diff(dim=1)], 1).tril(-1)
+        # at sigma = 0 a gain is the remainder of x_1 itself
+        level = torch.where(sigma > 0, sigma / sigma[0], 1.0)
+        return times, self.gains * level, weights * alpha[:, None]
+
+    def run(self, denoiser: Denoiser, x1: Tensor, cond: Mapping | None) -> Tensor:
+        """The output, differentiable in the parameters."""
+        times, keep, means = self.rows()
+        answers: list[Tensor] = []
+        for n in range(len(times)):
+            y = keep[n].to(x1.dtype) * x1
+            for weight, D in zip(means[n, :n].to(x1.dtype), answers, strict=True):
+                y = y + weight * D
+            if n < len(times) - 1:
+                answers.append(denoiser(y, times[n], cond).mean.to(x1.dtype))
+        return y
+
+    @torch.no_grad()
+    def plan(self) -> Plan:
+        times, keep, means = self.rows()
+        times[0], times[-1] = self.origin.times[0], self.origin.times[-1]
+        states = torch.zeros_like(self.origin.states)
+        states[:, 0] = keep
+        name = f"tuned from {self.origin.solver}"
+        none = self.origin.noise
+        return Plan(times, states, means, none, self.origin.noise_intervals, self.origin.schedule, solver=name)

@@ -83,6 +83,11 @@ class Model:
             raise UserError(f"Guidance {guidance:g} needs a condition to follow, such as label=3.")
         return ClassifierFree(self.denoiser, guidance, tuple(cond))
 
+    def tuned_plan(self, steps: int, guidance: float = 1.0) -> Plan | None:
+        """The run's plan tuned for this budget and guidance weight, if it has one."""
+        path = None if self.folder is None else Run(self.folder).tuned_plan(steps, guidance)
+        return Plan.load(path) if path is not None and path.exists() else None
+
     def sample(
         self,
         n: int | None = None,
@@ -103,7 +108,8 @@ class Model:
 
         label: a class or one per sample, by number or name; None is unconditional. guidance: 1 follows the label, more
         exaggerates it. index: which samples of the seed, such as [7]; sample i is the same picture in any batch. steps:
-        calls of the denoiser. batch: samples per call, for memory only. cond: further conditions, (n, ...) each.
+        calls of the denoiser. Where solver, grid and plan are left out, a plan tuned for these steps and this guidance
+        is used if the run has one. batch: samples per call, for memory only. cond: further conditions, (n, ...) each.
         """
         if n is None and index is None:
             raise UserError("Say how many samples: sample(16), or sample(index=[7]).")
@@ -121,6 +127,8 @@ class Model:
         if labels is not None:
             cond["label"] = labels
         denoiser = self.guided(guidance, cond)
+        if plan is solver is grid is None:
+            plan = self.tuned_plan(steps, guidance)
         device = next((p.device for p in self.denoiser.parameters()), torch.device("cpu"))
         parts = []
         for low in range(0, len(index), batch):

@@ -67,6 +67,11 @@ class Run:
     def plans(self) -> Path:
         return self.folder / "plans"
 
+    def tuned_plan(self, steps: int, guidance: float = 1.0) -> Path:
+        """Where the plan tuned for this budget and guidance weight is kept."""
+        weight = "" if guidance == 1 else f"-guidance-{guidance:g}"
+        return self.plans / f"tuned-{steps}{weight}.json"
+
     def begun(self) -> bool:
         """Whether the folder holds a run."""
         return self.config_path.exists()

@@ -37,8 +37,9 @@ def test_stated_order_on_gaussian_data(name):
     solver = TABLES[name]
     if solver.convergence == 0:
         pytest.skip("Langevin dynamics has no order.")
+    counts = (96, 192) if solver.convergence == 4 else (48, 96)
     for schedule in (VP(), EDM()):
-        order = measured_order(solver, schedule, (96, 192))
+        order = measured_order(solver, schedule, counts)
         # ER-SDE 3 adds so little noise that its second-order term shows only on finer grids
         most = 1.2 if name == "ER-SDE 3" else 0.5
         assert solver.convergence - 0.15 <= order <= solver.convergence + most, (schedule, order)
@@ -57,7 +58,7 @@ def test_stated_order_on_gaussian_data(name):
 )
 @pytest.mark.parametrize("schedule", [Cosine(), Flow(), Trig()], ids=repr)
 def test_stated_order_from_pure_noise_to_clean_data(solver, order, schedule):
-    assert order - 0.15 <= measured_order(solver, schedule, (192, 384), grid=Angle()) <= order + 0.5
+    assert order - 0.15 <= measured_order(solver, schedule, (128, 256), grid=Angle()) <= order + 0.5
 
 
 SMOOTH = Mixture(torch.tensor([0.4, 0.6]), torch.tensor([[-0.6], [0.7]], dtype=torch.float64), torch.tensor([0.2, 0.3]))
@@ -85,7 +86,7 @@ def test_stated_order_on_a_mixture(name):
 def test_a_budget_is_kept_exactly(name, schedule):
     line = Line(SMOOTH, schedule)
     x = torch.ones(1, 1, dtype=torch.float64)
-    for steps in range(1, 21):
+    for steps in (*range(1, 10), 13, 16, 20):
         solver, intervals = SOLVERS[name].budget(steps, schedule, 1.0)
         times, seen = DataScaled().times(schedule, intervals), []
         if isinstance(solver, Solver):
@@ -100,7 +101,7 @@ def test_a_budget_is_kept_exactly(name, schedule):
 def test_no_error_exceeds_that_of_the_data_mean(name):
     for schedule, kind, grid in ((EDM(), "two", None), (Cosine(), "narrow", None), (Flow(), "narrow", Karras())):
         line = conformance_lines(schedule)[kind]
-        for steps in (1, 2, 3, 4, 5, 6, 8, 11, 16):
+        for steps in (1, 2, 3, 4, 5, 6, 8, 12):
             assert relative_error(SOLVERS[name], line, steps, grid, n=64) <= 1.0 + 1e-6, (schedule, kind, steps)
 
 
@@ -119,7 +120,7 @@ def test_no_error_exceeds_that_of_the_data_mean_anywhere(name, schedule, grid):
 def test_data_that_are_one_point_are_reproduced(name, schedule):
     """There D is that point everywhere, and the noise left in the output is the end's own."""
     allowed = 0.05 if any(name.startswith(start) for start in INEXACT) else 1e-9
-    for steps in (1, 7, 20):
+    for steps in (1, 12):
         plan = budgeted(TABLES[name], schedule, steps, DataScaled())
         (alpha_1, sigma_1), (alpha, sigma) = (plan.schedule.alpha_sigma(t) for t in (1.0, plan.times[-1]))
         run = plan.affine(0.7, 0.0)

@@ -13,7 +13,9 @@ VERBS = {
     "demo": "train on scikit-learn's digits, sample, evaluate and write a report",
     "train": "train on a folder of pictures, a .zip, a .npy/.npz, or the digits",
     "sample": "draw samples from a run, as a grid or thousands to a folder",
+    "tune": "optimise a sampling plan for a run at a few evaluations, and use it from then on",
     "evaluate": "compare a run's samples, or any two sets of pictures, figure by figure",
+    "solvers": "measure every solver against exact answers",
     "info": "what a run holds",
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tyro.conf import Positional
@@ -60,6 +60,7 @@ def main(arguments: list[str]) -> None:
     as_grid = out.suffix.lower() == ".png"
     if not as_grid and (out.is_file() or out.suffix.lower() in _NOT_WRITTEN):
         raise UserError(f"{out} is neither a .png, for a grid, nor a folder.")
+    options = with_tuned_plan(options)
     draw = sampler(options)
     if as_grid:
         from backdrift.data import save_grid
@@ -68,6 +69,17 @@ def main(arguments: list[str]) -> None:
         say(f"{len(index)} samples  {out}")
     else:
         to_folder(draw, index, out, options)
+
+
+def with_tuned_plan(options: Sample) -> Sample:
+    """The options with the run's tuned plan for these steps and this guidance, if there is one and no other choice."""
+    from backdrift.run import Run
+
+    path = Run(options.run).tuned_plan(options.steps, options.guidance)
+    if options.plan or options.solver or options.grid or not path.exists():
+        return options
+    say(f"using the tuned plan  {path}")
+    return replace(options, plan=path)
 
 
 def sampler(options: Sample):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 COLOURS = ("#1b6ca8", "#d1495b", "#3c896d", "#edae49", "#6a4c93", "#5c5c5c", "#00a6a6", "#a05195")
 WIDTH, HEIGHT = 640, 300
-LEFT, RIGHT, TOP, BOTTOM = 62, 130, 26, 42
+LEFT, RIGHT, TOP, BOTTOM = 72, 130, 26, 42
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,10 @@ class Axis:
 
     def ticks(self, low: float, high: float) -> list[float]:
         """Round values, in the units of the data, between the placed ends."""
-        if self.log and high - low >= 2:
-            return [10.0**k for k in range(math.ceil(low), math.floor(high) + 1)]
+        if self.log and high - low >= 0.7:
+            leads = (1,) if high - low >= 2 else (1, 2, 5)
+            marks = [m * 10.0**k for k in range(math.floor(low), math.ceil(high)) for m in leads]
+            return [mark for mark in marks if low <= math.log10(mark) <= high]
         if self.log:
             low, high = 10**low, 10**high
         raw = (high - low) / 5 or 1.0
@@ -95,8 +97,8 @@ def chart(title: str, curves: Sequence[Curve], x: Axis, y: Axis) -> str:
                 parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.6"{dash}/>')
         row = TOP + 12 + 14 * i
         parts.append(
-            f'<line x1="{WIDTH - 122}" y1="{row - 4}" x2="{WIDTH - 104}" y2="{row - 4}" stroke="{colour}" '
-            f'stroke-width="2"{dash}/><text x="{WIDTH - 99}" y="{row}" class="tick">{html.escape(curve.name)}</text>'
+            f'<line x1="{WIDTH - 162}" y1="{row - 4}" x2="{WIDTH - 144}" y2="{row - 4}" stroke="{colour}" '
+            f'stroke-width="2"{dash}/><text x="{WIDTH - 139}" y="{row}" class="tick">{html.escape(curve.name)}</text>'
         )
     return "".join([*parts, "</svg>"])
 
@@ -116,3 +118,11 @@ def _runs(line: list[tuple[float, float] | None]) -> list[list[tuple[float, floa
         else:
             runs[-1].append(point)
     return [run for run in runs if run]
+
+
+def standalone(svg: str) -> str:
+    """A chart as the text of an .svg file of its own, with its style inside."""
+    style = ".title{font:600 13px sans-serif}.tick{font:11px sans-serif;fill:#444}.grid{stroke:#e6e6e6}"
+    head = '<svg xmlns="http://www.w3.org/2000/svg" '
+    background = '<rect width="100%" height="100%" fill="#fff"/>'
+    return svg.replace("<svg ", head, 1).replace(">", f"><style>{style}</style>{background}", 1) + "\n"

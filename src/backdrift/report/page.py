@@ -11,12 +11,14 @@ _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:1180px;margin:2em auto;padding:0 1em;color:#222;background:#fff}
 h1{font-size:1.5em;margin-bottom:.2em} h2{font-size:1.15em;margin-top:2em;border-bottom:1px solid #ddd}
 p.lead{font-weight:600} p.alarm{font-weight:700;color:#fff;background:#b3202c;padding:.5em .8em;border-radius:4px}
-p.note{color:#555;font-size:.92em;max-width:75ch} pre{background:#f5f5f5;padding:.7em;overflow:auto;border-radius:4px}
+p.note{color:#555;font-size:.92em;max-width:75ch}
+pre{background:#f5f5f5;padding:.7em;border-radius:4px;white-space:pre-wrap;overflow-wrap:anywhere}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums} td,th{padding:.25em .8em;text-align:right}
-
-td:first-child,th:first-child,.facts td{text-align:left} tr:nth-child(even){background:#f7f7f7} th{border-bottom:1px solid #999}
-.row{display:flex;flex-wrap:wrap;gap:1.2em} figure{margin:0} figcaption{color:#555;font-size:.9em}
-img{image-rendering:pixelated;max-width:100%;border:1px solid #ddd} .row figure{max-width:370px} svg{width:540px;max-width:100%}
+td:first-child,th:first-child,.facts td{text-align:left} tr:nth-child(even){background:#f7f7f7}
+th{border-bottom:1px solid #999}
+.row{display:flex;flex-wrap:wrap;gap:1.2em} .row figure{max-width:370px}
+figure{margin:0} figcaption{color:#555;font-size:.9em}
+img{image-rendering:pixelated;max-width:100%;border:1px solid #ddd} svg{width:540px;max-width:100%}
 svg .title{font:600 13px system-ui} svg .tick{font:11px system-ui;fill:#444} svg .grid{stroke:#e6e6e6}
 """
 

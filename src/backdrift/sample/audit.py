@@ -107,7 +107,7 @@ def measured_order(
     high: float = 4.0,
     grid: Grid | None = None,
 ) -> float:
-    """The slope of -log error on log n, for n intervals uniform in log-SNR from low to high, or on the whole of a grid."""
+    """The slope of -log error on log n: n intervals uniform in log-SNR from low to high, or on the whole of a grid."""
     times = [
         LogSNR().times(schedule, n, float(schedule.time(low)), float(schedule.time(high)))
         if grid is None

@@ -82,17 +82,21 @@ class AdamsFlow(Solver):
         rule = Rule(ScaledFlow(self.scale), CLOCK, schedule)
         steps = list(itertools.pairwise(rule.place(t) for t in times))
         known: list[Known] = []
-        before = x
+        taken = None
         reach = min(3, len(steps) - 1)  # fewer steps than values are too long for their polynomial
         for n, (at, to) in enumerate(steps):
             D = trace.evaluate(x, at.t)
             here = rule.known(x, D, at)
-            if n > 0:
-                x = rule.step(before, [here, *known], steps[n - 1][0], at)
+            if taken is not None:
+                # the same step from the same state, written from where the first one led
+                again = rule.step([here, *known], steps[n - 1][0], at)
+                share = again.keep / taken.keep
+                x = share * x + again.rest - share * taken.rest
             if n == len(steps) - 1:
                 reach = min(2, reach)
-            known, before = [here, *known][:reach], x
-            x = rule.step(x, known, at, to) or rule.hold(x, D, at, to)
+            known = [here, *known][:reach]
+            taken = rule.step(known, at, to) or rule.hold(D, at, to)
+            x = taken.of(x)
         return x
 
 

@@ -63,6 +63,27 @@ class Quadratic(Grid):
         return _uniform(math.sqrt(start), math.sqrt(end), n) ** 2
 
 
+@kind("grid.ShiftedUniform")
+@dataclass(frozen=True)
+class ShiftedUniform(Grid):
+    """Uniform in the time u that `schedule.Shifted` maps to t: more steps at high noise, for larger pictures.
+
+    t = shift u / (1 + (shift - 1) u); on `Flow` it multiplies sigma / alpha by `shift`. Esser et al. 2024,
+    arXiv:2403.03206, Eq. 23, where shift = sqrt(pixels / pixels of the training size).
+    """
+
+    shift: float = 3.0
+
+    def __post_init__(self):
+        if not self.shift > 0:
+            raise UserError(f"ShiftedUniform needs shift > 0, not {self.shift}.")
+
+    def place(self, schedule, n, start, end):
+        high, low = (t / (self.shift - (self.shift - 1) * t) for t in (start, end))
+        u = _uniform(high, low, n)
+        return self.shift * u / (1 + (self.shift - 1) * u)
+
+
 @kind("grid.Angle")
 @dataclass(frozen=True)
 class Angle(Grid):

@@ -21,7 +21,7 @@ from backdrift.config import kind
 from backdrift.errors import UserError
 from backdrift.sample.gauge import DATA, NOISE, TRIG, ExtendedGauge, Gauge, StochasticGauge
 from backdrift.sample.guard import Guard
-from backdrift.sample.rule import Known, Rule
+from backdrift.sample.rule import Known, Move, Rule
 from backdrift.sample.solver import Solver
 from backdrift.sample.trace import Linear, Tracer
 from backdrift.sample.variable import CLOCK, LOG, RATIO, TIME, Place, Variable
@@ -80,28 +80,28 @@ class Multistep(Solver):
         places = [rule.place(t) for t in times]
         guard = Guard(trace, places[0].pair, self.guarded)
         known: list[Known] = []
-        before = None
+        taken: Move | None = None
         for n, (at, to) in enumerate(itertools.pairwise(places)):
             D = trace.evaluate(x, at.t)
             here = rule.known(x, D, at)
-            if self.corrector and before is not None:
-                old, left, noise = before
-                again = rule.step(old, [here, *known[: self.order]], left, at)
-                x = x if again is None else guard.first([_plus(again, noise), x], at.pair)
+            if self.corrector and taken is not None:
+                again = rule.step([here, *known[: self.order]], places[n - 1], at)
+                if again is not None:
+                    # the same step from the same state, written from where the first one led: its noise cancels
+                    share = again.keep / taken.keep
+                    x = guard.first([share * x + again.rest - share * taken.rest, x], at.pair)
             known = [here, *known][: self.order]
             if n == 0 and self._extra and at.finite and to.finite:
-                before = (x, at, None)
                 x, stage = rule.start(trace, guard, x, D, at, to, 1 + self._extra)
                 known = [stage, here]
                 continue
             noise = self._noise(trace, at, to)
-            before = (x, at, noise)
-            candidates = [_plus(rule.hold(x, D, at, to), noise)]
-            for count in range(2, len(known) + 1):
-                higher = rule.step(x, known[:count], at, to)
-                if higher is not None:
-                    candidates.insert(0, _plus(higher, noise))
-            x = guard.first(candidates, to.pair)
+            moves = [rule.step(known[:count], at, to) for count in range(len(known), 1, -1)]
+            moves = [move for move in moves if move is not None] + [rule.hold(D, at, to)]
+            states = [move.of(x) if noise is None else move.of(x) + noise for move in moves]
+            after = guard.first(states, to.pair)
+            taken = next(move for move, state in zip(moves, states, strict=True) if state is after)
+            x = after
         return x
 
     def _noise(self, trace: Tracer, at: Place, to: Place) -> Linear | None:
@@ -110,10 +110,6 @@ class Multistep(Solver):
         keep = self.gauge.keep(at.pair, to.pair)
         # also where the variance is 0, in the last step: the path then has as many intervals as the grid, and refines
         return math.sqrt(max(to.sigma**2 - (keep * at.sigma) ** 2, 0.0)) * trace.noise(at.t, to.t)
-
-
-def _plus(x: Linear, noise: Linear | None) -> Linear:
-    return x if noise is None else x + noise
 
 
 def LMS(order: int = 4) -> Multistep:

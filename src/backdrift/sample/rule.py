@@ -14,16 +14,27 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from backdrift.sample.gauge import Gauge, slope, straight
+from backdrift.sample.gauge import Gauge, slope
 from backdrift.sample.guard import Guard
 from backdrift.sample.trace import Linear, Tracer
 from backdrift.sample.variable import Place, Variable
 from backdrift.schedule import Schedule
 
 Known = tuple[float, Linear]  # (u_i, f_i)
+
+
+class Move(NamedTuple):
+    """x_s = keep x_t + rest."""
+
+    keep: float
+    rest: Linear
+
+    def of(self, x: Linear) -> Linear:
+        return self.keep * x + self.rest
 
 
 @dataclass(frozen=True)
@@ -49,19 +60,20 @@ class Rule:
             for i, own in enumerate(nodes)
         ]
 
-    def step(self, x: Linear, known: Sequence[Known], at: Place, to: Place) -> Linear | None:
-        """x_s by the polynomial through `known`; None where fewer than two values or an infinite clock rule it out."""
+    def step(self, known: Sequence[Known], at: Place, to: Place) -> Move | None:
+        """By the polynomial through `known`; None where fewer than two values or an infinite clock rule it out."""
         known = [(u, f) for u, f in known if math.isfinite(u)]
         if len(known) < 2 or not (math.isfinite(at.w) and math.isfinite(to.w)):
             return None
-        scale = self.gauge.scale(*to.pair)
-        out = x * (scale / self.gauge.scale(*at.pair))
+        scale, rest = self.gauge.scale(*to.pair), Linear({})
         for (_, f), weight in zip(known, self.weights([u for u, _ in known], at, to), strict=True):
-            out = out + (scale * weight) * f
-        return out
+            rest = rest + (scale * weight) * f
+        return Move(scale / self.gauge.scale(*at.pair), rest)
 
-    def hold(self, x: Linear, D: Linear, at: Place, to: Place) -> Linear:
-        return straight(x, D, at.pair, to.pair, self.gauge.keep(at.pair, to.pair))
+    def hold(self, D: Linear, at: Place, to: Place) -> Move:
+        """By D held constant."""
+        keep = self.gauge.keep(at.pair, to.pair)
+        return Move(keep, (to.alpha - keep * at.alpha) * D)
 
     def start(
         self, trace: Tracer, guard: Guard, x: Linear, D: Linear, at: Place, to: Place, evaluations: int
@@ -75,18 +87,19 @@ class Rule:
         here = self.known(x, D, at)
         target = (at.u + to.u) / 2 if evaluations == 2 else self._radau(at, to)
         stage = self.variable.place_at(self.gauge, self.schedule, target)
-        x_stage = self.hold(x, D, at, stage)
+        x_stage = self.hold(D, at, stage).of(x)
         if evaluations == 3:
             half = self.variable.place_at(self.gauge, self.schedule, (at.u + stage.u) / 2)
-            x_half = self.hold(x, D, at, half)
+            x_half = self.hold(D, at, half).of(x)
             D_half = trace.evaluate(x_half, half.t)
-            higher = self.step(x, [self.known(x_half, D_half, half), here], at, stage)
-            held = self.hold(x_half, D_half, half, stage)
-            x_stage = held if higher is None else guard.first([higher, held], stage.pair)
+            higher = self.step([self.known(x_half, D_half, half), here], at, stage)
+            states = [] if higher is None else [higher.of(x)]
+            x_stage = guard.first([*states, self.hold(D_half, half, stage).of(x_half)], stage.pair)
         D_stage = trace.evaluate(x_stage, stage.t)
         there = self.known(x_stage, D_stage, stage)
-        higher, held = self.step(x, [there, here], at, to), self.hold(x_stage, D_stage, stage, to)
-        return held if higher is None else guard.first([higher, held], to.pair), there
+        higher = self.step([there, here], at, to)
+        states = [] if higher is None else [higher.of(x)]
+        return guard.first([*states, self.hold(D_stage, stage, to).of(x_stage)], to.pair), there
 
     def _radau(self, at: Place, to: Place) -> float:
         u, dw = self.variable.measure(self.gauge, self.schedule, at, to)

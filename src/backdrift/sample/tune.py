@@ -5,11 +5,10 @@ Any deterministic plan is, written out in the start noise and the denoiser's ans
     y_n = alpha_n sum_{j<n} W_nj D_j + sigma_n g_n eps,      eps = x_1 / sigma_1,
 
 with W_nj summing to about 1 and g_n about 1. These numbers and the times are the parameters. They start from the best
-of a few hand-made plans, one of them on a searched grid (search.py), and are moved by Adam to bring the output near a fine
-reference from the same noise. The answers of late steps are nearly equal, so what is stored are the running sums of
-W_n0, W_n1, ..., which multiply their differences; the times are stored as logarithms of their gaps, so they stay in
-order. Related: bespoke solvers (Shaul et al. 2023, arXiv:2310.19075), and learned solvers such as Frankel et al. 2025,
-arXiv:2502.17423.
+of a few hand-made plans, one of them on a searched grid (search.py), and are moved by Adam to bring the output near a
+fine reference from the same noise. The answers of late steps are nearly equal, so what is stored are the running sums
+of W_n0, W_n1, ..., which multiply their differences; the times are stored as logarithms of their gaps, so they stay in
+order. Related: bespoke solvers (Shaul et al. 2023, arXiv:2310.19075).
 
 A few trajectories end in another mode than the reference, and in a mean of squares they would decide alone; the loss
 is quadratic up to the median error of the start plan and linear beyond.
@@ -37,6 +36,7 @@ from backdrift.sample.plan import Plan
 from backdrift.sample.search import searched_grid
 
 FINE = 64  # evaluations of the reference where no exact flow is known
+BATCH = 1024  # noises in one call of the denoiser
 SMALL = 256  # elements of an event up to which thousands of noises cost nothing
 
 
@@ -74,25 +74,47 @@ class Error:
 
 
 @dataclass(frozen=True)
+class Task:
+    """Start states (B, *event), their conditions, and the ends of a fine run from them."""
+
+    x1: Tensor
+    cond: Mapping | None
+    end: Tensor
+
+    def run(self, denoiser: Denoiser, plan: Plan) -> Tensor:
+        """The plan's outputs, (B, *event)."""
+        return _run(denoiser, plan, self.x1, self.cond)
+
+    def error(self, denoiser: Denoiser, plan: Plan) -> Error:
+        return Error.of(self.run(denoiser, plan), self.end)
+
+    def part(self, index: Tensor) -> Task:
+        return Task(self.x1[index], _rows(self.cond, index), self.end[index])
+
+
+@dataclass(frozen=True)
 class Tuned:
-    """plan: the best. improved: whether it is the tuned one. errors: on fresh noises, the hand-made plans by name and
-    "tuned"; the best hand-made is `start`. noises: how many fresh ones."""
+    """plan: the best. improved: whether it is the tuned one. hand_made: the plans it is compared with, by name.
+
+    rival: the best of these. errors: of all and of "tuned", on the noises of `fresh`.
+    """
 
     plan: Plan
     improved: bool
-    start: str
+    rival: str
+    hand_made: Mapping[str, Plan]
     errors: Mapping[str, Error]
-    noises: int
+    fresh: Task
 
     def lines(self) -> list[str]:
         """The outcome in words, one line per plan."""
         out = [f"{name:<34} median {e.median:.2e}   rms {e.rms:.2e}" for name, e in self.errors.items()]
-        after, before = self.errors["tuned"], self.errors[self.start]
+        after, before = self.errors["tuned"], self.errors[self.rival]
         if self.improved:
             words = f"tuned: {after.median / before.median:.2f} times the median, {after.rms / before.rms:.2f} the rms"
         else:
             words = "tuning did not improve both figures on fresh noises: the hand-made plan is kept"
-        return [*out, f"{words} ({self.start}; {self.noises} fresh noises)"]
+        return [*out, f"{words} ({self.rival}; {len(self.fresh.x1)} fresh noises)"]
 
 
 def tune(
@@ -134,22 +156,8 @@ def tuned(
     improved = after.median <= before.median and after.rms <= before.rms
     chosen = plan if improved else plans[best]
     weight = getattr(denoiser, "guidance", None)
-    return Tuned(chosen if weight is None else chosen.with_guidance(weight), improved, best, errors, effort.noises)
-
-
-@dataclass(frozen=True)
-class Task:
-    """Start states (B, *event), their conditions, and the ends of a fine run from them."""
-
-    x1: Tensor
-    cond: Mapping | None
-    end: Tensor
-
-    def error(self, denoiser: Denoiser, plan: Plan, size: int = 1024) -> Error:
-        return Error.of(_run(denoiser, plan, self.x1, self.cond, size), self.end)
-
-    def part(self, index: Tensor) -> Task:
-        return Task(self.x1[index], _rows(self.cond, index), self.end[index])
+    chosen = chosen if weight is None else chosen.with_guidance(weight)
+    return Tuned(chosen, improved, best, plans, errors, fresh)
 
 
 def _task(denoiser: Denoiser, cond: Mapping | None, seed: int, name: str, effort: Effort) -> Task:
@@ -179,8 +187,8 @@ def _reference(denoiser: Denoiser, x1: Tensor, cond: Mapping | None) -> Tensor:
 
 
 @torch.no_grad()
-def _run(denoiser: Denoiser, plan: Plan, x1: Tensor, cond: Mapping | None, size: int = 1024) -> Tensor:
-    parts = torch.arange(len(x1)).split(size)
+def _run(denoiser: Denoiser, plan: Plan, x1: Tensor, cond: Mapping | None) -> Tensor:
+    parts = torch.arange(len(x1)).split(BATCH)
     return torch.cat([plan.run(denoiser, x1[part], _rows(cond, part)) for part in parts])
 
 
@@ -264,8 +272,10 @@ class Table:
 
     def times(self) -> Tensor:
         """(N + 1,), from the plan's start to its end."""
-        first, last = self.origin.times[0], self.origin.times[-1]
-        return first + (last - first) * torch.cat([first[None] * 0, self.gaps.softmax(0).cumsum(0)])
+        # the ends stay constants: sigma = sqrt(...) has no derivative where it is 0
+        first, last = self.origin.times[:1], self.origin.times[-1:]
+        inner = first + (last - first) * self.gaps.softmax(0).cumsum(0)[:-1]
+        return torch.cat([first, inner, last])
 
     def rows(self) -> tuple[Tensor, Tensor, Tensor]:
         """(times, what multiplies x_1 (N + 1,), what multiplies the means (N + 1, N))."""
@@ -291,7 +301,6 @@ class Table:
     @torch.no_grad()
     def plan(self) -> Plan:
         times, keep, means = self.rows()
-        times[0], times[-1] = self.origin.times[0], self.origin.times[-1]
         states = torch.zeros_like(self.origin.states)
         states[:, 0] = keep
         name = f"tuned from {self.origin.solver}"

@@ -86,7 +86,7 @@ def test_stated_order_on_a_mixture(name):
 def test_a_budget_is_kept_exactly(name, schedule):
     line = Line(SMOOTH, schedule)
     x = torch.ones(1, 1, dtype=torch.float64)
-    for steps in (*range(1, 10), 13, 16, 20):
+    for steps in (1, 2, 3, 4, 5, 6, 7, 11, 20):
         solver, intervals = SOLVERS[name].budget(steps, schedule, 1.0)
         times, seen = DataScaled().times(schedule, intervals), []
         if isinstance(solver, Solver):
@@ -101,7 +101,7 @@ def test_a_budget_is_kept_exactly(name, schedule):
 def test_no_error_exceeds_that_of_the_data_mean(name):
     for schedule, kind, grid in ((EDM(), "two", None), (Cosine(), "narrow", None), (Flow(), "narrow", Karras())):
         line = conformance_lines(schedule)[kind]
-        for steps in (1, 2, 3, 4, 5, 6, 8, 12):
+        for steps in (1, 2, 3, 5, 8, 12):
             assert relative_error(SOLVERS[name], line, steps, grid, n=64) <= 1.0 + 1e-6, (schedule, kind, steps)
 
 

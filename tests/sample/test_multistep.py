@@ -139,11 +139,10 @@ def test_unipc_is_the_exact_integral_wherever_the_paper_solves_for_its_weights()
         return max(abs(value) for value in difference.terms.values())
 
     for scale in (BH1, BH2):
-        step = (
-            lambda count, end, scale=scale: PublishedUniPC(3, scale)._step(  # noqa: E731
-                x, known[:count], end, at.pair, to.pair, lam[3] - lam[2]
-            )
-        )
+
+        def step(count, end, scale=scale):
+            return PublishedUniPC(3, scale)._step(x, known[:count], end, at.pair, to.pair, lam[3] - lam[2])
+
         assert gap(step(3, None), rule.step(values, at, to)) < 1e-12
         for count in (2, 3):
             assert gap(step(count, ahead), rule.step([(to.u, D[3]), *values[:count]], at, to)) < 1e-12
@@ -168,7 +167,7 @@ def test_res_2s_and_2s_differ_from_each_other_only_in_their_weights():
 
 
 def test_sde_forms():
-    """SA-Solver's predictor of order 2 has 2M SDE's weights with (1 - (1 - e^-H) / H) in the place of (1 - e^-H) / 2."""
+    """SA-Solver's predictor of order 2 has 2M SDE's weights with 1 - (1 - e^-H) / H in place of (1 - e^-H) / 2."""
     schedule = VP()
     times = inner(schedule, 3)
     lam = [float(schedule.logsnr(t)) / 2 for t in times]

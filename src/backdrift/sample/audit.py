@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -174,12 +175,14 @@ class Line:
             low, high = torch.where(below, mid, low), torch.where(below, high, mid)
         return (low + high) / 2
 
+    @lru_cache(maxsize=64)  # noqa: B019 - a handful of lines, each asked the same again and again
     def ends(self, n: int, start: float = 1.0, end: float = 0.0) -> tuple[Tensor, Tensor]:
         """(starts, exact ends), (n, 1) each: the midpoints' quantiles of both marginals."""
         q = ((torch.arange(n, dtype=torch.float64) + 0.5) / n)[:, None]
         return self.quantile(q, start), self.quantile(q, end)
 
 
+@lru_cache(maxsize=16)
 def conformance_lines(schedule: Schedule) -> dict[str, Line]:
     """Three mixtures: two modes, three uneven ones, and data much narrower than one."""
     table = {

@@ -15,6 +15,7 @@ VERBS = {
     "sample": "draw samples from a run, as a grid or thousands to a folder",
     "tune": "optimise a sampling plan for a run at a few evaluations, and use it from then on",
     "evaluate": "compare a run's samples, or any two sets of pictures, figure by figure",
+    "score": "how probable a run finds pictures, in bits per dimension",
     "solvers": "measure every solver against exact answers",
     "info": "what a run holds",
 }

@@ -80,5 +80,5 @@ def evaluate_model(
     # other noise than above, so that the two rows are independent
     guided = model.sample(n, label=every, guidance=guidance, steps=steps, seed=seed + 1).cpu()
     row = evaluate(guided.clamp(-1, 1), sample_labels=every, **{**real, "features": ()}).row("label agreement")
-    row = replace(row, name=f"label agreement, guidance {guidance:g}")
+    row = replace(row, name=f"label agreement, guidance {guidance:g}", note="")  # the same judge as above
     return ModelEvaluation(replace(table, rows=(*table.rows, row)), n, steps, guidance, seed, tuple(labels.tolist()))

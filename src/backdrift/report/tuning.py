@@ -16,8 +16,8 @@ from backdrift.sample.plan import Plan
 from backdrift.sample.solver import Solver
 from backdrift.sample.tune import Task, Tuned
 
-BUDGETS = (4, 5, 6, 8, 10, 15, 20)
-CURVE, SHOWN = 128, 12  # noises behind the curves, pictures in a row
+BUDGETS = (5, 6, 8, 10, 15, 20)
+CURVE, SHOWN = 48, 12  # noises behind the curves, pictures in a row
 
 
 def write_tuning_report(path: Path, denoiser: Denoiser, found: Tuned) -> Path:

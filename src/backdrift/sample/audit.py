@@ -42,6 +42,7 @@ def registered() -> dict[str, Sampler]:
     """Every solver for Gaussian processes, in the forms that the audit and the conformance tests look at."""
     s = solvers
     return {
+        "default (AdamsFlow)": s.AdamsFlow(),
         "DDIM": s.DDIM(),
         "DDIM eta=1 (Euler ancestral)": s.DDIM(1.0),
         "DDPM": s.DDPM(),

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from backdrift.denoiser import Denoiser
 from backdrift.errors import UserError
+from backdrift.exact import Atoms
 from backdrift.noise import Noise
 from backdrift.process.gaussian import Gaussian
 from backdrift.sample.default import LAST, SHARE, AdamsFlow, data_scale, default_grid, default_solver
@@ -51,7 +52,7 @@ class Effort:
     @classmethod
     def of(cls, denoiser: Denoiser) -> Effort:
         """A minute for exact distributions; a few minutes for a network of a million parameters on small pictures."""
-        return cls(128, 16, 200) if any(True for _ in denoiser.parameters()) else cls()
+        return cls(256, 16, 600) if any(True for _ in denoiser.parameters()) else cls()
 
 
 @dataclass(frozen=True)
@@ -220,7 +221,9 @@ def _descend(
     """Adam from `plan`, with a rate that falls to zero as a cosine."""
     table = Table.of(plan)
     delta = task.error(denoiser, plan).median
-    parameters = [table.gaps.requires_grad_(), table.sums.requires_grad_(), table.gains.requires_grad_()]
+    parameters = [table.sums.requires_grad_(), table.gains.requires_grad_()]
+    if not isinstance(getattr(denoiser, "distribution", None), Atoms):  # atoms can be differentiated in x_t alone
+        parameters.append(table.gaps.requires_grad_())
     adam = torch.optim.Adam(parameters, lr=effort.rate, betas=(0.9, 0.99))
     fall = torch.optim.lr_scheduler.CosineAnnealingLR(adam, effort.steps)
     generator = torch.Generator().manual_seed(seed)

@@ -1,6 +1,6 @@
-"""Throughput of the U-Net, forward and training, against the rate of a plain matrix product on the same machine.
+"""Throughput of the networks, forward and training, against the rate of a plain matrix product on the same machine.
 
-    python bench/networks.py [--threads 1] [--rounds 5]
+    python bench/networks.py [--threads 1] [--rounds 5] [--only 1M]
 
 Prints JSON. For each size and precision: pictures per second of a forward pass and of a training step
 (forward, backward, fused Adam on float32 master weights), the arithmetic they do, and that arithmetic's rate
@@ -17,11 +17,14 @@ import time
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from backdrift.nets import UNet, parameters_count
+from backdrift.nets import DiT, MPUNet, UNet, parameters_count
 
+PYRAMID = {"multipliers": (1, 2, 2), "attention": (2,)}
 CASES = {  # the input of each size is the one that bench notes of other libraries use
-    "1M 3x32x32": ((3, 32, 32), {"width": 32, "multipliers": (1, 2, 2), "attention": (2,)}),
-    "6M 1x28x28": ((1, 28, 28), {"width": 64, "multipliers": (1, 2, 2), "attention": (2,)}),
+    "UNet 1M 3x32x32": (UNet, (3, 32, 32), {"width": 32, **PYRAMID}),
+    "UNet 6M 1x28x28": (UNet, (1, 28, 28), {"width": 64, **PYRAMID}),
+    "MPUNet 1M 3x32x32": (MPUNet, (3, 32, 32), {"width": 32, **PYRAMID}),
+    "DiT 1M 3x32x32": (DiT, (3, 32, 32), {"width": 128, "depth": 4}),
 }
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 PRODUCT = 1024
@@ -30,10 +33,10 @@ PRODUCT = 1024
 class Case:
     """One network in one precision, with a batch to run it on."""
 
-    def __init__(self, event, config, dtype, batch):
+    def __init__(self, network, event, config, dtype, batch):
         torch.manual_seed(0)
-        self.master = UNet(event[0], **config)
-        self.net = UNet(event[0], **config).to(dtype)
+        self.master = network(event[0], **config)
+        self.net = network(event[0], **config).to(dtype)
         self.optimiser = torch.optim.Adam(self.master.parameters(), lr=1e-4, fused=True)
         self.x = torch.randn(batch, *event)
         self.noise = torch.rand(batch) * 1.5
@@ -71,6 +74,7 @@ def main():
     options.add_argument("--threads", type=int, default=1)
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--batch", type=int, default=32)
+    options.add_argument("--only", default="", help="cases whose name contains this")
     options = options.parse_args()
     torch.set_num_threads(options.threads)
 
@@ -79,8 +83,10 @@ def main():
     for precision, dtype in PRECISIONS.items():
         a, b = torch.randn(2, PRODUCT, PRODUCT).to(dtype)
         work["product", precision, "product"] = lambda a=a, b=b: a @ b
-        for name, (event, config) in CASES.items():
-            case = Case(event, config, dtype, options.batch)
+        for name, (network, event, config) in CASES.items():
+            if options.only not in name:
+                continue
+            case = Case(network, event, config, dtype, options.batch)
             work[name, precision, "forward"] = case.forward
             work[name, precision, "train"] = case.train
             flop[name], size[name] = case.flop(), parameters_count(case.net)

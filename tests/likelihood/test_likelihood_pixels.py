@@ -1,6 +1,7 @@
 """Bits per dimension: offsets and dequantisation against exact bin masses, and what does not change the figure."""
 
 import math
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from scipy import stats
 
 import backdrift as bd
 from backdrift.errors import UserError
-from backdrift.likelihood import ByBound, ByFlow, ByMmse, LogLikelihood, score
+from backdrift.likelihood import ByBound, ByFlow, ByMmse, Dequantised, LogLikelihood, score
 
 LAW = bd.exact.Gaussian(torch.full((1, 2, 2), -0.1), 0.2**2)
 DENOISER = LAW.denoiser(bd.process.Gaussian(bd.schedule.Cosine()))
@@ -41,6 +42,25 @@ def test_every_method_finds_the_bins_mass(method):
     assert found.error == pytest.approx(float(spread)) and found.own <= found.error
     if found.terms:
         assert sum(found.terms.values()) == pytest.approx(found.bits)
+
+
+def test_dequantisation_fills_the_bin():
+    seen = []
+
+    @dataclass(frozen=True)
+    class Listen(Dequantised):
+        finest: float = 0.01
+        what = "nothing"
+
+        def density(self, denoiser, x, first, cond, noise):
+            seen.append(x)
+            return LogLikelihood(torch.zeros_like(x).double(), torch.zeros(len(x)))
+
+    found = score(DENOISER, PIXELS, Listen(), batch=24)
+    shift = seen[0] - PIXELS
+    assert 0.95 / 255 < float(shift.abs().max()) < 1.0001 / 255
+    assert float(shift.std()) == pytest.approx(2 / 255 / math.sqrt(12), rel=0.1)
+    assert found.bits == pytest.approx(math.log2(127.5))
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -103,6 +103,18 @@ def test_attention_equals_the_definition(tokens):
 
 
 @pytest.mark.parametrize("tokens", [6, 300])
+def test_masked_attention_equals_attention_to_the_rest(tokens):
+    torch.manual_seed(0)
+    q, k, v = torch.randn(2, 2, 3, 8), torch.randn(2, 2, tokens, 8), torch.randn(2, 2, tokens, 6)
+    seen = torch.rand(2, tokens) < 0.5
+    seen[:, 0] = True
+    y = blocks.attention(q, k, v, seen[:, None, None])
+    for i in range(2):
+        expected = attention_reference(q[i : i + 1], k[i : i + 1, :, seen[i]], v[i : i + 1, :, seen[i]])
+        torch.testing.assert_close(y[i : i + 1].double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("tokens", [6, 300])
 def test_attention_has_a_forward_derivative_at_any_length(tokens):
     torch.manual_seed(0)
     q, k, v, dq, dk, dv = torch.randn(6, 1, 2, tokens, 4, dtype=torch.float64)
@@ -135,6 +147,8 @@ def test_modulate():
     y, scale, shift = torch.randn(2, 3, 4, 5), torch.randn(2, 3), torch.randn(2, 3)
     expected = y * (1 + scale[:, :, None, None]) + shift[:, :, None, None]
     torch.testing.assert_close(blocks.modulate(y, scale, shift), expected)
+    tokens, scale, shift = torch.randn(2, 5, 3), torch.randn(2, 1, 3), torch.randn(2, 1, 3)
+    torch.testing.assert_close(blocks.modulate(tokens, scale, shift), tokens * (1 + scale) + shift)
 
 
 def test_softened_log_ratio_is_antisymmetric_and_its_slope_is_bounded():

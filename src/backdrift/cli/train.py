@@ -25,8 +25,44 @@ class UNetOptions:
     """Residual blocks per level."""
     attention: tuple[int, ...] | None = None
     """Levels with self-attention, 0 being full resolution."""
+    residual_resampling: bool | None = None
+    """Change the resolution inside residual blocks of their own."""
     dropout: float | None = None
     """Inside residual blocks."""
+
+
+@dataclass(frozen=True)
+class MPUNetOptions:
+    """The magnitude-preserving U-Net (--network mp-unet); what is left out follows the size of the pictures."""
+
+    width: int | None = None
+    """Channels at full resolution, an even number."""
+    multipliers: tuple[int, ...] | None = None
+    """Of the width, one per level; each level halves the picture."""
+    blocks: int | None = None
+    """Residual blocks per level."""
+    attention: tuple[int, ...] | None = None
+    """Levels with self-attention, 0 being full resolution."""
+    dropout: float | None = None
+    """Inside residual blocks."""
+
+
+@dataclass(frozen=True)
+class DiTOptions:
+    """The transformer (--network dit); what is left out follows the size of the pictures."""
+
+    patch: int | None = None
+    """Side of a patch in pixels; each patch is a token."""
+    width: int | None = None
+    """Of a token, a multiple of 64."""
+    depth: int | None = None
+    """Number of blocks."""
+    registers: int | None = None
+    """Further tokens that belong to no place."""
+    rotary: bool | None = None
+    """Turn queries and keys by their positions."""
+    dropout: float | None = None
+    """Inside the blocks."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +111,8 @@ class Train:
     """cpu, cuda, ...; by default the accelerator if there is one."""
     precision: Literal["auto", "fp32", "bf16"] | None = None
     """Arithmetic of the network; auto times a product and takes bf16 where it pays."""
+    network: Literal["unet", "mp-unet", "dit"] | None = None
+    """U-Net (the default), magnitude-preserving U-Net, or transformer."""
     net: str | None = None
     """A network of your own, my_file.py:Net, made as Net(shape=(C, H, W), classes=n)."""
     target: str | None = None
@@ -88,6 +126,8 @@ class Train:
     checkpoint_every: int | None = None
     sample_every: int | None = None
     unet: UNetOptions = field(default_factory=UNetOptions)
+    mp_unet: MPUNetOptions = field(default_factory=MPUNetOptions)
+    dit: DiTOptions = field(default_factory=DiTOptions)
     pictures: PictureOptions = field(default_factory=PictureOptions)
 
 
@@ -125,7 +165,6 @@ def choices(options: Train, pictures):
     """The library's `TrainOptions`: defaults by the pictures, overridden by what was typed."""
     from backdrift.cli.choices import choose
     from backdrift.target import EDM_F
-    from backdrift.train.networks import FileNet, UNetChoice
     from backdrift.train.options import for_pictures
 
     names = ("steps", "batch", "parts", "lr", "seed", "precision", "label_dropout", "flip")
@@ -137,14 +176,29 @@ def choices(options: Train, pictures):
     if options.target is not None:
         target = choose("target", options.target)
         typed["target"] = made.target if isinstance(target, EDM_F) else target
-    own = {k: v for k, v in vars(options.unet).items() if v is not None}
-    if options.net is not None:
-        if own:
-            raise UserError("--unet options shape the library's own network; they cannot go with --net.")
-        typed["net"] = FileNet.of(options.net)
-    elif own:
-        typed["net"] = replace(made.net, **own) if isinstance(made.net, UNetChoice) else UNetChoice(**own)
+    typed["net"] = network(options, made.net, max(pictures.shape[1:]))
+    typed.setdefault("lr", made.lr * typed["net"].pace)
     return replace(made, **typed)
+
+
+def network(options: Train, unet, side: int):
+    """The network that the options name, from the U-Net and the side of these pictures and overridden by what was
+    typed."""
+    from backdrift.train.networks import DiTChoice, FileNet, MPUNetChoice
+
+    shapes = {"unet": options.unet, "mp-unet": options.mp_unet, "dit": options.dit}
+    typed = {name: {k: v for k, v in vars(own).items() if v is not None} for name, own in shapes.items()}
+    if options.net is not None:
+        if options.network is not None or any(typed.values()):
+            raise UserError("--network and its options shape the library's own networks; they cannot go with --net.")
+        return FileNet.of(options.net)
+    chosen = options.network or "unet"
+    for name, own in typed.items():
+        if own and name != chosen:
+            option = f"--{name}.{next(iter(own)).replace('_', '-')}"
+            raise UserError(f"{option} shapes the {name}, and the network is the {chosen}; add --network {name}.")
+    made = {"unet": unet, "mp-unet": MPUNetChoice.like(unet), "dit": DiTChoice.for_side(side)}
+    return replace(made[chosen], **typed[chosen])
 
 
 def run(options: Train, command: list[str]) -> Path:

@@ -27,7 +27,9 @@ from backdrift.errors import UserError
 
 SOFTENING = 0.02  # d above: noise levels much below 2 % of the data's scale look alike
 FREQUENCIES = (0.25, 8.0)  # radians per unit of u, which spans 7.9: from less than half a turn to ten turns
-SHORT = {torch.bfloat16: 256}  # tokens up to which plain attention trains faster on a CPU; 64 in other dtypes
+# tokens up to which plain attention is used on a CPU: in bf16 it trains about twice as fast as the fused kernel at any
+# length, but its memory grows with the square; in other dtypes it is faster for the shortest sequences only
+SHORT = {torch.bfloat16: 512}
 
 
 def plain_arithmetic() -> bool:
@@ -112,22 +114,24 @@ class RMSNorm(nn.Module):
         return y.to(x.dtype)
 
 
-def attention(q, k, v):
+def attention(q, k, v, mask=None):
     """softmax(q k' / sqrt(d)) v, for q (..., N, d), k (..., M, d) and v (..., M, e); returns (..., N, e).
 
-    Plain arithmetic where `plain_arithmetic` asks for it, and for sequences that are short on a CPU, where it trains
-    faster.
+    mask: boolean, broadcast to (..., N, M), True where a query may look; every query must have somewhere to look.
+    Plain arithmetic where `plain_arithmetic` asks for it, and for short sequences on a CPU (see `SHORT`).
     """
     short = q.device.type == "cpu" and k.shape[-2] <= SHORT.get(q.dtype, 64)
     if not (short or plain_arithmetic()):
-        return F.scaled_dot_product_attention(q, k, v)
+        return F.scaled_dot_product_attention(q, k, v, mask)
     scores = (q * q.shape[-1] ** -0.5) @ k.mT
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
     return scores.softmax(-1) @ v
 
 
 def modulate(y, scale, shift):
-    """(1 + scale) y + shift, with scale and shift (B, C) and y (B, C, *space)."""
-    shape = scale.shape + (1,) * (y.ndim - 2)
+    """(1 + scale) y + shift: scale and shift (B, C) for y (B, C, *space), or (B, 1, C) for y (B, N, C)."""
+    shape = scale.shape + (1,) * (y.ndim - scale.ndim)
     return torch.addcmul(shift.view(shape), y, (1 + scale).view(shape))
 
 
@@ -161,6 +165,29 @@ def wide_linear(layer, x):
     return F.linear(x.to(dtype), layer.weight.to(dtype), layer.bias.to(dtype))
 
 
+def checked_labels(cond, classes: int, noise):
+    """The label of each sample of noise (B,) as indices (B,); all `classes`, which means none, where it is missing.
+
+    UserError: no such label, or not one integer per sample.
+    """
+    batch, device = len(noise), noise.device
+    label = (cond or {}).get("label")
+    if label is None:
+        return torch.full((batch,), classes, device=device)
+    if classes == 0:
+        raise UserError("This network was built without classes, so it takes no label; leave the label out.")
+    label = torch.as_tensor(label, device=device)
+    if label.shape != (batch,) or label.is_floating_point():
+        found = f"{label.dtype} of shape {tuple(label.shape)}".removeprefix("torch.")
+        raise UserError(f"Labels must be {batch} integers, one per sample; got {found}.")
+    if not torch.compiler.is_compiling() and bool(((label < 0) | (label > classes)).any()):
+        raise UserError(
+            f"Labels must lie in 0..{classes - 1} (or be {classes} for none); "
+            f"got {label.min().item()}..{label.max().item()}."
+        )
+    return label.long()
+
+
 class Conditioning(nn.Module):
     """Embeds the noise angle and the label: noise (B,), cond {"label": (B,)} -> (B, width).
 
@@ -177,28 +204,10 @@ class Conditioning(nn.Module):
         self.noise_out = nn.Linear(width, width)
         self.label = nn.Embedding(classes + 1, width) if classes else None
 
-    def labels(self, cond, batch: int, device):
-        """The label of each sample as checked indices (B,). UserError: no such label, or not one integer per sample."""
-        label = (cond or {}).get("label")
-        if label is None:
-            return torch.full((batch,), self.classes, device=device)
-        if self.classes == 0:
-            raise UserError("This network was built without classes, so it takes no label; leave the label out.")
-        label = torch.as_tensor(label, device=device)
-        if label.shape != (batch,) or label.is_floating_point():
-            found = f"{label.dtype} of shape {tuple(label.shape)}".removeprefix("torch.")
-            raise UserError(f"Labels must be {batch} integers, one per sample; got {found}.")
-        if not torch.compiler.is_compiling() and bool(((label < 0) | (label > self.classes)).any()):
-            raise UserError(
-                f"Labels must lie in 0..{self.classes - 1} (or be {self.classes} for none); "
-                f"got {label.min().item()}..{label.max().item()}."
-            )
-        return label.long()
-
     def forward(self, noise, cond=None):
         with torch.autocast(noise.device.type, enabled=False):
             features = noise_features(noise, self.width)
-            labels = self.labels(cond, len(noise), noise.device)
+            labels = checked_labels(cond, self.classes, noise)
             hidden = F.silu(wide_linear(self.noise_in, features))
             embedding = wide_linear(self.noise_out, hidden)
             if self.label is not None:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from backdrift.nets.blocks import Conditioning, LayerNorm, modulate, zeroed
+from backdrift.nets.look import ConditionTokens
 
 
 class Block(nn.Module):
@@ -38,15 +39,17 @@ class MLP(nn.Module):
         super().__init__()
         self.config = {"size": size, "width": width, "blocks": blocks, "dropout": dropout, "classes": classes}
         self.conditioning = Conditioning(width, classes)
+        self.tokens = ConditionTokens(0)  # takes none
         self.entry = nn.Linear(size, width)
         self.blocks = nn.ModuleList(Block(width, width, dropout) for _ in range(blocks))
         self.norm = LayerNorm(width)
         self.exit = zeroed(nn.Linear(width, size))
 
     def forward(self, x, noise, cond=None):
-        """Returns x's shape and dtype. UserError: a label that does not exist."""
+        """Returns x's shape and dtype. UserError: a label that does not exist; tokens."""
         dtype = self.entry.weight.dtype
         embedding = self.conditioning(noise, cond).to(dtype)
+        self.tokens(x, cond)
         h = self.entry(x.to(dtype))
         for block in self.blocks:
             h = block(h, embedding)

@@ -1,9 +1,7 @@
-"""A U-Net for pictures: residual blocks on a pyramid of resolutions, with a bridge across at each block.
+"""A U-Net for signals, pictures and volumes: residual blocks on the pyramid of `pyramid`.
 
-On the way down each level has `blocks` residual blocks and then halves the picture by averaging; on the way up each
-level doubles it by repetition, and every block also sees the output of its mirror image on the way down. Resampling
-has no weights of its own: the blocks around it mix channels at the lower resolution, where that is cheapest. Odd
-sizes are rounded up on the way down and cut to the mirror's size on the way up, so any picture fits.
+Resampling has no weights of its own: the blocks around it mix channels at the lower resolution, where that is
+cheapest. With `residual_resampling` a residual block does it, which resamples inside (Dhariwal & Nichol 2021).
 
 Each block reads noise level and label through its second norm, as scale and shift per channel, and ends in zeros, as
 does the network: before training it returns exactly zero, and the gradient reaches all of it from the second step on.
@@ -18,71 +16,79 @@ import torch.nn.functional as F
 from torch import nn
 
 from backdrift.errors import UserError
-from backdrift.nets.blocks import Conditioning, GroupNorm, attention, modulate, zeroed
+from backdrift.nets.blocks import Conditioning, GroupNorm, modulate, zeroed
+from backdrift.nets.look import Attention, ConditionTokens
+from backdrift.nets.pyramid import channels_last, check, conv, double, halve, levels, walk
 
 
 class ResBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut; the second is told the embedding (B, E) by scale and shift."""
+    """Two convolutions of 3 beside a shortcut; the second is told the embedding (B, E) by scale and shift.
 
-    def __init__(self, channels_in: int, channels_out: int, embedding: int, dropout: float):
+    resample: `halve`, `double` or None, applied to both ways, in front of the first convolution.
+    """
+
+    def __init__(self, dims: int, channels_in: int, channels_out: int, embedding: int, dropout: float, resample=None):
         super().__init__()
         self.norm_in = GroupNorm(channels_in)
-        self.conv_in = nn.Conv2d(channels_in, channels_out, 3, padding=1)
+        self.conv_in = conv(dims, channels_in, channels_out, 3)
         self.modulation = nn.Linear(embedding, 2 * channels_out)
         self.norm_out = GroupNorm(channels_out, affine=False)
         self.dropout = nn.Dropout(dropout)
-        self.conv_out = zeroed(nn.Conv2d(channels_out, channels_out, 3, padding=1))
+        self.conv_out = zeroed(conv(dims, channels_out, channels_out, 3))
         same = channels_in == channels_out
-        self.shortcut = nn.Identity() if same else nn.Conv2d(channels_in, channels_out, 1)
+        self.shortcut = nn.Identity() if same else conv(dims, channels_in, channels_out, 1)
+        self.resample = resample
 
-    def forward(self, x, embedding):
+    def forward(self, x, embedding, tokens=None):
         scale, shift = self.modulation(embedding).chunk(2, dim=1)
-        h = self.conv_in(F.silu(self.norm_in(x)))
+        h = F.silu(self.norm_in(x))
+        if self.resample is not None:
+            h, x = self.resample(h), self.resample(x)
+        h = self.conv_in(h)
         h = F.silu(modulate(self.norm_out(h), scale, shift))
         return self.shortcut(x) + self.conv_out(self.dropout(h))
 
 
-class SelfAttention(nn.Module):
-    """Every position of x (B, C, H, W) looks at every other one."""
+class SpaceAttention(Attention):
+    """Every position of x (B, C, *space) looks at every other one and at the condition's tokens."""
 
-    def __init__(self, channels: int, head_width: int):
-        super().__init__()
-        self.heads = channels // head_width
+    def __init__(self, channels: int, head_width: int, tokens: int):
+        super().__init__(channels, head_width, tokens)
         self.norm = GroupNorm(channels)
-        self.qkv = nn.Linear(channels, 3 * channels)
-        self.out = zeroed(nn.Linear(channels, channels))
 
-    def forward(self, x):
-        tokens = self.norm(x).flatten(2).mT  # (B, N, C), no copy from channels-last
-        q, k, v = self.qkv(tokens).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = attention(q, k, v).transpose(1, 2).flatten(2)
-        return x + self.out(mixed).mT.unflatten(2, x.shape[2:])
+    def forward(self, x, tokens):
+        positions = self.norm(x).flatten(2).mT  # (B, N, C), no copy from channels-last
+        return x + super().forward(positions, tokens).mT.unflatten(2, x.shape[2:])
 
 
 class Stage(nn.Module):
     """A residual block, and attention after it where wanted."""
 
-    def __init__(self, channels_in, channels_out, embedding, dropout, head_width=None):
+    def __init__(self, dims, channels_in, channels_out, embedding, dropout, tokens=0, head_width=None):
         super().__init__()
-        self.block = ResBlock(channels_in, channels_out, embedding, dropout)
-        self.attention = SelfAttention(channels_out, head_width) if head_width else nn.Identity()
+        self.block = ResBlock(dims, channels_in, channels_out, embedding, dropout)
+        self.attention = SpaceAttention(channels_out, head_width, tokens) if head_width else None
 
-    def forward(self, x, embedding):
-        return self.attention(self.block(x, embedding))
+    def forward(self, x, embedding, tokens):
+        h = self.block(x, embedding)
+        return h if self.attention is None else self.attention(h, tokens)
 
 
 class UNet(nn.Module):
-    """The network of the module's docstring: pictures (B, channels, H, W) -> the same shape.
+    """The network of the module's docstring: x (B, channels, *space) -> the same shape.
 
     channels:     of the picture, in and out.
+    dims:         axes of the space: 1 for signals, 2 for pictures, 3 for volumes.
     width:        channels at full resolution, a multiple of 16.
     multipliers:  of `width`, one per level; each level has half the resolution of the one before.
     blocks:       residual blocks per level, on either way.
-    attention:    the levels (0 is full resolution) with self-attention after each block; the middle of the network has
+    attention:    the levels (0 is full resolution) with attention after each block; the middle of the network has
                   it where the last level does.
     head_width:   channels per attention head.
+    residual_resampling: change the resolution inside residual blocks of their own.
     dropout:      inside residual blocks.
     classes:      number of labels; 0 for none.
+    tokens:       width of the condition's tokens, which attention looks at; 0 for none.
 
     `config` is these arguments as plain JSON values: `UNet(**net.config)` builds the same network.
     UserError: widths that do not divide, levels that do not exist, a dropout that is no share.
@@ -92,92 +98,77 @@ class UNet(nn.Module):
         self,
         channels: int,
         *,
+        dims: int = 2,
         width: int = 64,
         multipliers: tuple[int, ...] = (1, 2, 2),
         blocks: int = 2,
         attention: tuple[int, ...] = (1, 2),
         head_width: int = 32,
+        residual_resampling: bool = False,
         dropout: float = 0.0,
         classes: int = 0,
+        tokens: int = 0,
     ):
         super().__init__()
+        if width % 16:
+            raise UserError(f"The U-Net's width must be a multiple of 16; got {width}.")
         widths = [width * m for m in multipliers]
-        check(channels, width, widths, blocks, attention, head_width, dropout, classes)
+        check(channels, dims, widths, blocks, attention, head_width, dropout, classes, tokens)
+        if tokens and not attention:
+            raise UserError("Condition tokens are read by attention; give the U-Net a level with attention.")
         self.config = {
             "channels": channels,
+            "dims": dims,
             "width": width,
             "multipliers": list(multipliers),
             "blocks": blocks,
             "attention": list(attention),
             "head_width": head_width,
+            "residual_resampling": residual_resampling,
             "dropout": dropout,
             "classes": classes,
+            "tokens": tokens,
         }
         embedding = 4 * width
         rest = (embedding, dropout)
         self.conditioning = Conditioning(embedding, classes)
-        self.entry = nn.Conv2d(channels, width, 3, padding=1)
+        self.tokens = ConditionTokens(tokens)
+        self.entry = conv(dims, channels, width, 3)
         self.down = nn.ModuleList()
         self.up = nn.ModuleList()  # in the order of `down`; walked backwards
-        previous = width
-        for level, c in enumerate(widths):
-            heads = head_width if level in attention else None
-            above = widths[level + 1] if level + 1 < len(widths) else c
-            into = [previous] + [c] * (blocks - 1)
-            self.down.append(nn.ModuleList(Stage(i, c, *rest, heads) for i in into))
-            into = [above + c] + [2 * c] * (blocks - 1)
-            self.up.append(nn.ModuleList(Stage(i, c, *rest, heads) for i in into))
-            previous = c
+        for level, (c, down, up) in enumerate(levels(width, widths, blocks)):
+            heads = (tokens, head_width if level in attention else None)
+            self.down.append(nn.ModuleList(Stage(dims, i, c, *rest, *heads) for i in down))
+            self.up.append(nn.ModuleList(Stage(dims, i, c, *rest, *heads) for i in up))
         # `heads` is now the last level's, and the middle does as the last level does
-        self.middle = nn.ModuleList([Stage(c, c, *rest, heads), Stage(c, c, *rest)])
-        self.norm = GroupNorm(width * multipliers[0])
-        self.exit = zeroed(nn.Conv2d(width * multipliers[0], channels, 3, padding=1))
+        self.middle = nn.ModuleList([Stage(dims, c, c, *rest, *heads), Stage(dims, c, c, *rest)])
+        self.norm = GroupNorm(widths[0])
+        self.exit = zeroed(conv(dims, widths[0], channels, 3))
+        self.smaller = self.larger = None
+        if residual_resampling:
+            self.smaller = nn.ModuleList(ResBlock(dims, c, c, *rest, halve) for c in widths[:-1])
+            self.larger = nn.ModuleList(ResBlock(dims, c, c, *rest, double) for c in widths[1:])
 
     def forward(self, x, noise, cond=None):
-        """x (B, channels, H, W) of unit variance, noise angle (B,) in [0, pi/2], cond {"label": (B,)} or None.
+        """x (B, channels, *space) of unit variance, noise angle (B,) in [0, pi/2].
 
-        Returns x's shape and dtype. UserError: a label that does not exist.
+        cond: None or {"label": (B,), "tokens": (B, M, tokens), "tokens_mask": (B, M)}, each optional.
+        Returns x's shape and dtype. UserError: a label that does not exist, tokens of another shape.
         """
         dtype = self.entry.weight.dtype
         embedding = self.conditioning(noise, cond).to(dtype)
-        h = self.entry(channels_last(x.to(dtype)))
-        seen = []
-        for level, stages in enumerate(self.down):
-            if level:
-                h = F.avg_pool2d(h, 2, ceil_mode=True, count_include_pad=False)
-            for stage in stages:
-                h = stage(h, embedding)
-                seen.append(h)
-        for stage in self.middle:
-            h = stage(h, embedding)
-        for stages in reversed(self.up):
-            for stage in stages:
-                mirror = seen.pop()
-                if mirror.shape[2:] != h.shape[2:]:
-                    h = F.interpolate(h, scale_factor=2)[..., : mirror.shape[-2], : mirror.shape[-1]]
-                h = stage(torch.cat([h, mirror], dim=1), embedding)
+        h = channels_last(x.to(dtype))
+        told = (embedding, self.tokens(h, cond))
+        ends = len(self.down) - 1
+        smaller = self.smaller or [lambda h, *told: halve(h)] * ends
+        larger = self.larger or [lambda h, *told: double(h)] * ends
+        h = walk(self.entry(h), self.down, self.middle, self.up, smaller=smaller, larger=larger, join=beside, told=told)
         return self.exit(F.silu(self.norm(h))).to(x.dtype)
 
 
-def channels_last(x):
-    """x (B, C, H, W) laid out with its channels next to each other; written so that `torch.vmap` can see through it."""
-    return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
-
-
-def check(channels, width, widths, blocks, attention, head_width, dropout, classes):
-    """UserError for a choice that no network can be built from."""
-    if channels < 1 or blocks < 1 or not widths or min(widths) < 1 or classes < 0:
-        raise UserError("A U-Net needs at least one channel, one level and one block per level, and classes >= 0.")
-    if width % 16:
-        raise UserError(f"The U-Net's width must be a multiple of 16; got {width}.")
-    if not 0 <= dropout < 1:
-        raise UserError(f"dropout is a share, from 0 to less than 1, not {dropout}.")
-    missing = [level for level in attention if not 0 <= level < len(widths)]
-    if missing:
-        raise UserError(f"Attention was asked for at level {missing[0]}, but levels run from 0 to {len(widths) - 1}.")
-    uneven = [widths[level] for level in attention if widths[level] % head_width]
-    if uneven:
-        raise UserError(f"Attention over {uneven[0]} channels cannot be split into heads of width {head_width}.")
+def beside(x, mirror):
+    """The channels of both."""
+    return torch.cat([x, mirror], dim=1)
 
 
 def parameters_count(net: nn.Module) -> int:

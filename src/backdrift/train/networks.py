@@ -1,4 +1,4 @@
-"""Which network a run trains: its own U-Net by size, a class from a user's file, or a module handed over in Python.
+"""Which network a run trains: one of the library's, a class from a user's file, or a module handed over in Python.
 
 A choice is recorded in the run's config. Reading it back never runs code that the run folder names: a network from a
 user's file is built again only when the user names that file again.
@@ -11,6 +11,7 @@ import importlib.util
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from torch import nn
 
@@ -19,7 +20,12 @@ from backdrift.errors import UserError
 
 
 class NetChoice(ABC):
-    """How to build a network; subclasses are frozen dataclasses."""
+    """How to build a network; subclasses are frozen dataclasses.
+
+    pace: the learning rate that suits it, as a multiple of the U-Net's.
+    """
+
+    pace: ClassVar[float] = 1.0
 
     @abstractmethod
     def build(self, shape: tuple[int, int, int], classes: int) -> nn.Module:
@@ -36,21 +42,67 @@ class UNetChoice(NetChoice):
     blocks: int = 2
     attention: tuple[int, ...] = (1, 2)
     head_width: int = 32
+    residual_resampling: bool = False
     dropout: float = 0.0
 
     def build(self, shape, classes):
         from backdrift.nets.unet import UNet
 
-        return UNet(
-            shape[0],
-            width=self.width,
-            multipliers=self.multipliers,
-            blocks=self.blocks,
-            attention=self.attention,
-            head_width=self.head_width,
-            dropout=self.dropout,
-            classes=classes,
-        )
+        return UNet(shape[0], dims=len(shape) - 1, classes=classes, **vars(self))
+
+
+@kind("net.MPUNet")
+@dataclass(frozen=True)
+class MPUNetChoice(NetChoice):
+    """The magnitude-preserving U-Net (`backdrift.nets.MPUNet`), whose arguments these are."""
+
+    width: int = 64
+    multipliers: tuple[int, ...] = (1, 2, 2)
+    blocks: int = 2
+    attention: tuple[int, ...] = (1, 2)
+    head_width: int = 32
+    dropout: float = 0.0
+
+    pace: ClassVar[float] = 20.0  # a step turns every weight vector by about the learning rate, in radians
+
+    @classmethod
+    def like(cls, unet: UNetChoice) -> MPUNetChoice:
+        """On the pyramid of this U-Net."""
+        names = ("width", "multipliers", "blocks", "attention", "head_width", "dropout")
+        return cls(**{name: getattr(unet, name) for name in names})
+
+    def build(self, shape, classes):
+        from backdrift.nets.mp_unet import MPUNet
+
+        return MPUNet(shape[0], dims=len(shape) - 1, classes=classes, **vars(self))
+
+
+@kind("net.DiT")
+@dataclass(frozen=True)
+class DiTChoice(NetChoice):
+    """The transformer (`backdrift.nets.DiT`), whose arguments these are."""
+
+    patch: int = 2
+    width: int = 256
+    depth: int = 8
+    head_width: int = 64
+    registers: int = 4
+    rotary: bool = True
+    dropout: float = 0.0
+
+    pace: ClassVar[float] = 2.0
+
+    @classmethod
+    def for_side(cls, side: int) -> DiTChoice:
+        """For pictures of this side, in pixels: up to 256 patches, and a small network for small pictures."""
+        if side <= 12:
+            return cls(width=128, depth=4)
+        return cls(patch=max(2, -(-side // 16)))
+
+    def build(self, shape, classes):
+        from backdrift.nets.dit import DiT
+
+        return DiT(shape[0], dims=len(shape) - 1, classes=classes, **vars(self))
 
 
 @kind("net.File")

@@ -86,6 +86,14 @@ def bound(
 
 def _kl(node: Node, found: Pair, fraction: float) -> Tensor:
     """A step's KL, element by element, times the node's weight; as in `ladder`."""
-    width, shrink, weight = (expand(value, found.square) for value in (node.width, node.shrink, node.weight))
-    ratio = shrink ** (fraction if found.fraction is None else found.fraction)
-    return weight / 2 * (ratio - 1 - ratio.log() + ratio * width * found.square)
+    width, shrink, weight = (expand(value, found.control) for value in (node.width, node.shrink, node.weight))
+
+    def kl(square: Tensor, fraction: float | Tensor) -> Tensor:
+        ratio = shrink**fraction
+        return weight / 2 * (ratio - 1 - ratio.log() + ratio * width * square)
+
+    if found.beliefs[0].fraction is None:
+        return kl(found.square, fraction)
+    # a learned variance depends on eps itself, so times it the control would not average to zero
+    sides = zip(found.errors, found.beliefs, strict=True)
+    return sum(kl(square, belief.fraction.double()) for square, belief in sides) / 2

@@ -56,7 +56,7 @@ class DiscretisedGaussian(Decoder):
             )
 
     def expected(self, x0, pair, std):
-        return sum(self.log_prob(x0, mean, std) for mean in pair.means) / 2
+        return sum(self.log_prob(x0, belief.mean, std) for belief in pair.beliefs) / 2
 
     def log_prob(self, x0: Tensor, mean: Tensor, std: float) -> Tensor:
         """log of the mass of x0's bin under N(mean, std^2), element by element, float64."""

@@ -23,7 +23,7 @@ from backdrift.denoiser import Denoiser
 from backdrift.errors import UserError
 from backdrift.noise import Noise
 from backdrift.objective.times import first_time
-from backdrift.posterior import expand, flat
+from backdrift.posterior import TensorPosterior, expand, flat
 from backdrift.process.gaussian import Gaussian
 
 
@@ -63,27 +63,30 @@ def averaged(maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 class Pair(NamedTuple):
-    """The denoiser's means at x_t made from eps and from -eps, and what they say together.
+    """What the denoiser says about x_t made from eps and from -eps.
 
-    square: (B, *event) float64, the estimate of E[e^2], which may be negative. fraction: the belief's learned variance
-    as in `TensorPosterior`, or None.
+    beliefs: the two posteriors. errors: e^2 of each, (B, *event) float64. control: of mean zero, to be subtracted.
     """
 
-    means: tuple[Tensor, Tensor]
-    square: Tensor
-    fraction: Tensor | None
+    beliefs: tuple[TensorPosterior, TensorPosterior]
+    errors: tuple[Tensor, Tensor]
+    control: Tensor
+
+    @property
+    def square(self) -> Tensor:
+        """The estimate of E[e^2], (B, *event) float64; it may be negative."""
+        return (self.errors[0] + self.errors[1]) / 2 - self.control
 
 
 def pair(denoiser: Denoiser, x0: Tensor, eps: Tensor, t: Tensor, scale: float, cond: Mapping | None) -> Pair:
     """Both evaluations at the times t (B,). scale: the data's standard deviation, sqrt(v) above."""
     alpha, sigma = denoiser.process.schedule.alpha_sigma(t)
-    one, other = (denoiser(expand(alpha, x0) * x0 + expand(sigma, x0) * side, t, cond) for side in (eps, -eps))
-    square = ((x0 - one.mean).double().square() + (x0 - other.mean).double().square()) / 2
+    signal, noise = expand(alpha, x0) * x0, expand(sigma, x0) * eps
+    beliefs = denoiser(signal + noise, t, cond), denoiser(signal - noise, t, cond)
+    errors = tuple((x0 - belief.mean).double().square() for belief in beliefs)
     # g v^2 / (1 + v g)^2 without dividing by sigma or alpha
-    control = (scale**2 * alpha * sigma / (sigma**2 + (scale * alpha) ** 2)) ** 2
-    square = square - expand(control, square) * (eps.double().square() - 1)
-    fraction = None if one.fraction is None else (one.fraction + other.fraction).double() / 2
-    return Pair((one.mean, other.mean), square, fraction)
+    share = (scale**2 * alpha * sigma / (sigma**2 + (scale * alpha) ** 2)) ** 2
+    return Pair(beliefs, errors, expand(share, errors[0]) * (eps.double().square() - 1))
 
 
 def checked(

@@ -82,7 +82,7 @@ def for_pictures(pictures: Pictures) -> TrainOptions:
     if side <= 12:
         net = UNetChoice(width=32, multipliers=(1, 2, 4), blocks=1, attention=(1, 2))
         often = {"log_every": 10, "validate_every": 100, "checkpoint_every": 250, "sample_every": 250}
-        return TrainOptions(steps=900, batch=128, net=net, **often, **law)
+        return TrainOptions(steps=750, batch=128, net=net, **often, **law)
     # a level for every halving down to about 8 pixels, attention from 16 pixels down
     levels = min(4, 1 + max(0, math.ceil(math.log2(side / 8))))
     attention = tuple(level for level in range(levels) if side / 2**level <= 16) or (levels - 1,)

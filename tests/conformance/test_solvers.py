@@ -25,6 +25,7 @@ from backdrift.schedule import EDM, VP, Cosine, Flow, Trig
 
 SOLVERS = registered()
 TABLES = {name: solver for name, solver in SOLVERS.items() if isinstance(solver, Solver)}
+NOISY = [name for name, solver in TABLES.items() if is_stochastic(solver, VP(), DataScaled().times(VP(), 4))]
 SCHEDULES = [VP(), Cosine(), EDM(), Flow()]
 every_solver = pytest.mark.parametrize("name", SOLVERS)
 every_table = pytest.mark.parametrize("name", TABLES)
@@ -32,11 +33,10 @@ every_table = pytest.mark.parametrize("name", TABLES)
 INEXACT = {"Trigonometric", "Euler-Maruyama", "Reverse diffusion", "DDPM larger", "Annealed"}
 
 
-@every_table
+# Langevin dynamics states no order
+@pytest.mark.parametrize("name", [name for name, solver in TABLES.items() if solver.convergence])
 def test_stated_order_on_gaussian_data(name):
     solver = TABLES[name]
-    if solver.convergence == 0:
-        pytest.skip("Langevin dynamics has no order.")
     counts = (96, 192) if solver.convergence == 4 else (48, 96)
     for schedule in (VP(), EDM()):
         order = measured_order(solver, schedule, counts)
@@ -64,7 +64,7 @@ def test_stated_order_from_pure_noise_to_clean_data(solver, order, schedule):
 SMOOTH = Mixture(torch.tensor([0.4, 0.6]), torch.tensor([[-0.6], [0.7]], dtype=torch.float64), torch.tensor([0.2, 0.3]))
 
 
-@every_table
+@pytest.mark.parametrize("name", [name for name in TABLES if name not in NOISY])
 def test_stated_order_on_a_mixture(name):
     """A linear test cannot see every order condition; the exact map here is a quantile transform."""
     solver, schedule = TABLES[name], VP()
@@ -74,8 +74,6 @@ def test_stated_order_on_a_mixture(name):
     errors = []
     for n in (60, 120):
         times = LogSNR().times(schedule, n, start, end)
-        if is_stochastic(solver, schedule, times):
-            pytest.skip("The law of a stochastic solver is checked on Gaussian data.")
         errors.append(float((solver.run(line.denoiser, x, times) - exact).square().mean().sqrt()))
     order = torch.tensor(errors[0] / errors[1]).log2()
     assert solver.convergence - 0.3 <= order <= solver.convergence + 1.3, errors
@@ -129,12 +127,10 @@ def test_data_that_are_one_point_are_reproduced(name, schedule):
         assert abs(float(noise - sigma)) <= allowed
 
 
-@every_table
+@pytest.mark.parametrize("name", NOISY)
 def test_the_law_from_the_table_is_that_of_simulation(name):
     schedule, mean, variance, count = VP(), 0.3, 0.2, 20_000
     plan = budgeted(TABLES[name], schedule, 6, DataScaled())
-    if not plan.noise.any():
-        pytest.skip("Deterministic.")
     line = Mixture(torch.ones(1), torch.full((1, 1), mean, dtype=torch.float64), variance)
     noise = Noise.of(1, count)
     like = torch.zeros(count, 1, dtype=torch.float64)

@@ -182,9 +182,9 @@ class _Discrete(Grid):
 
     table: int = 1000
 
+    @abstractmethod
     def steps(self, n: int) -> Tensor:
         """The n table entries to evaluate, falling."""
-        raise NotImplementedError
 
     def place(self, schedule, n, start, end):
         return torch.cat([(self.steps(n) + 1) / self.table, torch.zeros(1, dtype=torch.float64)])

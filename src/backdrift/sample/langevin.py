@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from abc import abstractmethod
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -92,9 +93,9 @@ class _ReverseSDE(Solver):
     def budget(self, steps, schedule, start):
         return replace(self, guarded=True), steps
 
+    @abstractmethod
     def increments(self, schedule, t, s):
         """(relative drift, added variance) of the step from t to s."""
-        raise NotImplementedError
 
     def trace(self, trace, x, schedule, times):
         at, variances = pairs(schedule, times), step_variances(schedule, times)

@@ -39,6 +39,7 @@ _MODULES = {
     "exact": "backdrift.exact",
     "grids": "backdrift.sample.grids",
     "guide": "backdrift.guide",
+    "inverse": "backdrift.inverse",
     "likelihood": "backdrift.likelihood",
     "nets": "backdrift.nets",
     "objective": "backdrift.objective",

@@ -22,7 +22,7 @@ from torch import Tensor
 from backdrift.errors import UserError
 from backdrift.exact.base import Blurred, Distribution, checked_labels, normalised
 from backdrift.exact.denoiser import EnumeratedDenoiser, ExactDenoiser, TensorDenoiser
-from backdrift.exact.measurement import LinearGaussian
+from backdrift.exact.measurement import ROWS
 from backdrift.exact.mixture import Mixture
 from backdrift.exact.streaming import Cloud, Posterior
 from backdrift.process import Gaussian, Process
@@ -136,13 +136,14 @@ class Atoms(Distribution):
         """The posterior under a measurement y.
 
         Without a bandwidth: the same atoms reweighted, under any object with .log_likelihood(points, y) -> (N,).
-        With one: a `Mixture`, under a `LinearGaussian`. Raises `UserError` where y is impossible under every atom.
+        With one: a `Mixture`, under a linear measurement with Gaussian noise.
+
+        Raises `UserError` for another measurement of atoms with a bandwidth, or a y that is impossible under every one.
         """
         if self.bandwidth > 0:
-            if not isinstance(measurement, LinearGaussian):
-                raise UserError("Atoms with a bandwidth have a closed-form posterior under LinearGaussian only.")
             return Mixture(self.weights, self.points, self.bandwidth**2, self.labels).given(measurement, y)
-        joint = self.log_weights + measurement.log_likelihood(self.points, y).to(self.log_weights)
+        parts = self.points.split(ROWS) if isinstance(self.points, Tensor) else [self.points]
+        joint = self.log_weights + torch.cat([measurement.log_likelihood(p, y) for p in parts]).to(self.log_weights)
         if not bool(torch.isfinite(joint.logsumexp(0))):
             raise UserError("Every atom gives this measurement zero probability, or one that is not a number.")
         posterior = copy.copy(self)

@@ -55,6 +55,18 @@ class LinearGaussian:
         return y.flatten().double() - x.double() @ self.A.mT
 
 
+def linear_gaussian(measurement) -> LinearGaussian:
+    """A measurement as matrices: it is one, or its .linear_gaussian() gives one. Raises `UserError` for any other."""
+    if isinstance(measurement, LinearGaussian):
+        return measurement
+    if not hasattr(measurement, "linear_gaussian"):
+        raise UserError(
+            f"This prior has a closed-form posterior under linear measurements with Gaussian noise only, not under "
+            f"{type(measurement).__name__}; atoms without a bandwidth have one under any."
+        )
+    return measurement.linear_gaussian()
+
+
 def gaussian_log_prob(gap: Tensor, factor: Tensor) -> Tensor:
     """log N(gap; 0, factor factor^T), (N,); gap: (N, m), factor: (m, m) lower triangular, or (N, m, m), one each."""
     if factor.ndim == 2:

@@ -21,7 +21,7 @@ from torch import Tensor
 from backdrift.errors import UserError
 from backdrift.exact.base import Blurred, Distribution, checked_labels, normalised
 from backdrift.exact.denoiser import TensorDenoiser
-from backdrift.exact.measurement import LinearGaussian, gaussian_log_prob
+from backdrift.exact.measurement import gaussian_log_prob, linear_gaussian
 from backdrift.process import Gaussian, Process
 
 BLOCK = 1 << 23  # elements of a temporary (B, K', D)
@@ -117,13 +117,14 @@ class Mixture(Distribution):
         variance = self.weights @ (inside + (self.means - mean).square().mean(1))
         return mean, float(variance.sqrt()), float(self.eigenvalues.min().sqrt())
 
-    def given(self, measurement: LinearGaussian, y: Tensor) -> Mixture:
+    def given(self, measurement, y: Tensor) -> Mixture:
         """The posterior under y = A x_0 + n, of the same type: each component by Kalman's formulas, reweighted.
 
-        Raises `UserError` for a measurement that is not a `LinearGaussian`, or that does not fit the events.
+        measurement: a `LinearGaussian`, or a linear one of `backdrift.inverse` with Gaussian noise.
+
+        Raises `UserError` for any other, or one that does not fit the events.
         """
-        if not isinstance(measurement, LinearGaussian):
-            raise UserError("A mixture has a closed-form posterior under a LinearGaussian measurement only.")
+        measurement = linear_gaussian(measurement)
         if measurement.A.shape[1] != self.means.shape[1]:
             raise UserError(f"The measurement takes {measurement.A.shape[1]} numbers, not {self.means.shape[1]}.")
         A, noise = measurement.A, measurement.cov

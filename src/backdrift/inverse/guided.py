@@ -21,7 +21,7 @@ and where, is what `backdrift.trust` measures.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -30,18 +30,16 @@ from torch import Tensor
 from backdrift.denoiser import Denoiser
 from backdrift.errors import UserError
 from backdrift.exact.denoiser import ExactDenoiser
+from backdrift.guide.gradient import Moved
 from backdrift.inverse.measurement import LinearMeasurement, Measurement
 from backdrift.inverse.solve import conjugate_gradients
 from backdrift.noise import Noise
-from backdrift.posterior import TensorPosterior, expand
-from backdrift.process.gaussian import Gaussian
+from backdrift.posterior import expand
 from backdrift.sample import sample
 from backdrift.sample.grids import Angle, Grid
 from backdrift.sample.plan import Step
 from backdrift.sample.sde import DDIM
 from backdrift.sample.solver import Sampler
-
-LEAST = 1e-3  # alpha / sigma below which x_t says nothing: the guidance is taken at the time where it is this
 
 
 @dataclass(frozen=True)
@@ -134,32 +132,19 @@ class Guidance(PosteriorSampler):
         )
 
 
-class Guided(Denoiser):
+class Guided(Moved):
     """`denoiser` moved towards y by a rule. Raises `UserError` where the three do not fit each other."""
 
     def __init__(self, denoiser: Denoiser, measurement: Measurement, y: Tensor, rule: Guidance):
-        super().__init__()
-        if not isinstance(denoiser.process, Gaussian):
-            raise UserError(f"Posterior samplers serve a Gaussian process, not {type(denoiser.process).__name__}.")
+        super().__init__(denoiser)
         measurement.check_events(denoiser.event_shape)
-        self.denoiser, self.measurement, self.rule = denoiser, measurement, rule
-        self.y = measurement.batched(y)
-        self.process, self.event_shape = denoiser.process, denoiser.event_shape
-        self.sigma_data = getattr(denoiser, "sigma_data", 0.5)
-        self.first = first_informative(self.process)
+        self.measurement, self.rule, self.y = measurement, rule, measurement.batched(y)
 
-    def forward(self, xt: Tensor, t: float | Tensor, cond: Mapping | None = None) -> TensorPosterior:
-        t = torch.as_tensor(t, dtype=torch.float64).clamp_max(self.first)
-        alpha, sigma = (value.expand(len(xt)).to(xt) for value in self.process.schedule.alpha_sigma(t))
-        if len(self.y) not in (1, len(xt)):
-            raise UserError(f"There are {len(self.y)} measurements for a batch of {len(xt)}.")
-        with torch.enable_grad():
-            x = xt.detach().requires_grad_()
-            mean = self.denoiser(x, t, cond).mean
-            at = Estimate(x, mean, alpha, sigma, self.measurement, self.y.to(xt))
-            moved = expand(sigma**2 / alpha, xt) * self.rule.gradient(at)
-        # at sigma = 0 the state is the answer
-        return TensorPosterior(mean.detach() + torch.where(expand(sigma, xt) > 0, moved.detach(), 0.0))
+    def gradient(self, x, mean, t, cond):
+        if len(self.y) not in (1, len(x)):
+            raise UserError(f"There are {len(self.y)} measurements for a batch of {len(x)}.")
+        alpha, sigma = (value.expand(len(x)).to(x) for value in self.process.schedule.alpha_sigma(t))
+        return self.rule.gradient(Estimate(x, mean, alpha, sigma, self.measurement, self.y.to(x)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,14 +266,6 @@ def start(denoiser: Denoiser, measurement: Measurement, n: int, noise: Noise) ->
     dtype = denoiser.distribution.dtype if isinstance(denoiser, ExactDenoiser) else torch.float32
     like = torch.zeros(n, *denoiser.event_shape, dtype=dtype)
     return denoiser.process.prior(like, noise.at("prior"))
-
-
-def first_informative(process: Gaussian) -> float:
-    """The largest time with alpha >= LEAST sigma: 1 where the schedule keeps that much."""
-    alpha, sigma = process.schedule.alpha_sigma(1.0)
-    if alpha >= LEAST * sigma:
-        return 1.0
-    return float(process.schedule.time(2 * torch.tensor(LEAST, dtype=torch.float64).log()))
 
 
 def _needs_linear(rule: Guidance, measurement: Measurement) -> None:

@@ -12,6 +12,7 @@ from backdrift.data.files import grid_png, save_grid, save_pictures, saved_numbe
 from backdrift.data.fit import Crop, Pad, Stretch
 from backdrift.data.folder import pictures
 from backdrift.data.pictures import Pictures
+from backdrift.data.single import read_mask, read_picture
 from backdrift.errors import UserError
 
 __all__ = [
@@ -23,6 +24,8 @@ __all__ = [
     "grid_png",
     "load",
     "pictures",
+    "read_mask",
+    "read_picture",
     "save_grid",
     "save_pictures",
     "saved_numbers",

@@ -33,9 +33,7 @@ def operators():
         "inpaint": Inpaint(mask.double(), 0.3, EVENT),
         "down": Downsample(3, EVENT, 0.3),
         "blur": Blur(random(3, 5).abs(), EVENT, 0.3),
-        "blur, noise per pixel": Blur(
-            random(3, 3).abs(), EVENT, torch.full(EVENT, 0.2).index_fill(1, torch.tensor([0]), 1)
-        ),
+        "blur, noise per pixel": Blur(random(3, 3).abs(), EVENT, 0.2 + random(*EVENT, seed=9).abs()),
         "fourier": FourierSamples((random(6, 6, seed=2) > 0.5), EVENT, 0.3),
         "fourier, odd": FourierSamples(torch.ones(5, 5), (1, 5, 5), 0.3),
         "parallel": Radon(angles, EVENT, 0.3),
@@ -122,9 +120,8 @@ def test_line_integrals_of_a_disc_are_its_chords(source):
         chord = 2 * (radius**2 - distance**2).clamp_min(0).sqrt()
         far = (distance.abs() - radius).abs() > 1.5  # at the rim the edge of one pixel shows
         assert (row - chord)[far].abs().max() < 0.5
-        assert float(row.sum() if source is None else 1) == pytest.approx(
-            math.pi * radius**2 if source is None else 1, rel=0.02
-        )
+        if source is None:
+            assert float(row.sum()) == pytest.approx(math.pi * radius**2, rel=0.02)
 
 
 def test_filtered_back_projection_returns_the_disc():
@@ -144,7 +141,7 @@ def test_phase_retrieval_cannot_tell_a_picture_from_its_negative_or_mirror_image
     torch.testing.assert_close(operator.forward(x.flip(2, 3)), y)
     assert (operator.forward(x.flip(3)) - y).abs().max() > 0.1
     # Parseval: the energy of the picture
-    torch.testing.assert_close(y.square().sum() * 4, x.square().sum())
+    torch.testing.assert_close(y.square().sum(), x.square().sum())
 
 
 def test_clip_saturates():

@@ -57,9 +57,9 @@ class Blur(LinearMeasurement):
 class FourierSamples(LinearMeasurement):
     """Some coefficients of the orthonormal Fourier transform of real pictures, as in magnetic resonance imaging.
 
-    mask: (H, W) of zeros and ones over frequencies as `torch.fft.fft2` orders them; of a frequency and its mirror image,
-    which hold the same, one is kept, with weight sqrt(2). y: (C, m), real and imaginary parts in a row, so that A's rows
-    are orthonormal and white noise stays white.
+    mask: (H, W) of zeros and ones over frequencies as `torch.fft.fft2` orders them. Of a frequency and its mirror
+    image, which hold the same, one is kept, with weight sqrt(2). y: (C, m), real and imaginary parts in a row, so that
+    A's rows are orthonormal and white noise stays white.
 
     Raises `UserError` for a mask of another shape, or one that shows nothing.
     """

@@ -1,7 +1,7 @@
 """X-ray transforms: line integrals through a picture, for parallel and fan beams, any angles.
 
-A line integral is a sum over points half a pixel apart, each read off the picture by bilinear interpolation. That is one
-sparse matrix, made once; the adjoint is its transpose, exactly.
+A line integral is a sum over points half a pixel apart, each read off the picture by bilinear interpolation. That is
+one sparse matrix, made once; the adjoint is its transpose, exactly.
 """
 
 from __future__ import annotations

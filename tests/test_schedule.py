@@ -7,9 +7,10 @@ import torch
 
 from backdrift.config import from_config, kinds, to_config
 from backdrift.errors import UserError
-from backdrift.schedule import EDM, VE, VP, Cosine, Flow, Shifted, Tabulated, Trig, as_time
+from backdrift.schedule import EDM, VE, VP, Cosine, Flow, Learned, Shifted, Tabulated, Trig, as_time
 
 ZERO_ENDED = (0.9, 0.5, 0.1, 0.0)
+KNOTS = (0.0, 0.1, 0.3, 0.7, 1.0), (0.0, 0.004, 0.5, 0.62, 1.0)
 SCHEDULES = {
     "VP": VP(),
     "VP constant rate": VP(3.0, 3.0),
@@ -24,11 +25,14 @@ SCHEDULES = {
     "Shifted Cosine": Shifted(Cosine(), 1.7),
     "Tabulated": Tabulated.linear(),
     "Tabulated to zero": Tabulated(ZERO_ENDED),
+    "Learned": Learned(VP(), *KNOTS),
+    "Learned Cosine": Learned(Cosine(), *KNOTS),
 }
 every = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES.keys())
 # off the knots of both tables
 INSIDE = torch.linspace(0.01531, 0.98472, 41, dtype=torch.float64)
 PURE_NOISE = [Cosine(), Cosine(0.1), Flow(), Trig(), Shifted(Trig(), 0.3), Shifted(Flow(), 0.1), Tabulated(ZERO_ENDED)]
+PURE_NOISE += [Learned(Flow(), *KNOTS), Learned(Trig(), *KNOTS)]
 
 
 @every
@@ -166,6 +170,12 @@ def test_shifting_a_flow_multiplies_the_noise_to_signal_ratio():
         torch.testing.assert_close(r / b, shift * s / a, rtol=1e-12, atol=0)
 
 
+def test_a_learned_schedule_is_its_base_at_the_pace_of_the_table():
+    schedule, t = Learned(Cosine(), *KNOTS), INSIDE.numpy()
+    torch.testing.assert_close(schedule.logsnr(INSIDE), Cosine().logsnr(torch.from_numpy(np.interp(t, *KNOTS))))
+    assert Learned(Flow(), (0.0, 1.0), (0.0, 1.0)).alpha_sigma(0.3) == Flow().alpha_sigma(0.3)
+
+
 @pytest.mark.parametrize(
     "build",
     [
@@ -182,6 +192,10 @@ def test_shifting_a_flow_multiplies_the_noise_to_signal_ratio():
         lambda: Tabulated((1.0, 0.5)),
         lambda: Tabulated((0.5, -0.1)),
         lambda: Tabulated((0.5, math.nan)),
+        lambda: Learned(Flow(), (0.0, 1.0), (0.0, 0.9)),
+        lambda: Learned(Flow(), (0.0, 0.5, 1.0), (0.0, 1.0)),
+        lambda: Learned(Flow(), (0.0, 0.5, 1.0), (0.0, 0.0, 1.0)),
+        lambda: Learned(Flow(), (0.0,), (0.0,)),
     ],
 )
 def test_constants_that_make_no_schedule_are_refused(build):

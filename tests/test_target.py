@@ -101,7 +101,7 @@ def test_rows_are_what_the_papers_predict():
     # on the circle the velocity of the path is v, at pi/2 a unit of time
     torch.testing.assert_close(p(VELOCITY()), math.pi / 2 * p(V()), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(p(VELOCITY(), Flow()), eps - x0)
-    torch.testing.assert_close(p(SCORE()), -(xt - alpha * x0) / sigma**2, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(p(SCORE()) / sigma, -(xt - alpha * x0) / sigma**2, rtol=1e-10, atol=1e-12)
 
 
 def test_every_registered_target_is_tested_here():

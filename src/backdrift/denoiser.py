@@ -41,8 +41,15 @@ class Network(Denoiser):
     net: called as net(x, noise, cond) with x (B, *event) of unit variance and noise (B,) float32, the angle in
         [0, pi/2]; returns the target's prediction, in x's shape.
     target: what the network predicts. sigma_data: standard deviation of the data, for the scaling.
+    learned_variance: the net returns twice as many channels, the second half being 2 `fraction` - 1 (see
+        `TensorPosterior`; Nichol and Dhariwal 2021, arXiv:2102.09672, section 3.1).
+    self_conditioning: the net is given twice as many channels, the second half being an estimate of x_0 over sigma_data
+        (Chen et al. 2022, arXiv:2208.04202). It is cond["estimate"]; without one the denoiser makes its own, from
+        zeros at the same x_t and t, so that it stays a function of these and costs two passes of the net.
+    ends_path: the mean is not the average of all x_0 but the end of the flow's path through x_t: a consistency model.
 
-    Raises `UserError` if the target cannot be used with the schedule (EPS or SCORE where alpha(1) = 0).
+    Raises `UserError` if the target cannot be used with the schedule (EPS or SCORE where alpha(1) = 0), and when called
+    if the net does not return the channels that it should.
     """
 
     def __init__(
@@ -52,6 +59,10 @@ class Network(Denoiser):
         target: Target,
         event_shape: tuple[int, ...],
         sigma_data: float = 0.5,
+        *,
+        learned_variance: bool = False,
+        self_conditioning: bool = False,
+        ends_path: bool = False,
     ):
         super().__init__()
         target.check(process.schedule)
@@ -59,6 +70,18 @@ class Network(Denoiser):
             raise UserError(f"sigma_data is the data's standard deviation and must be positive, not {sigma_data}.")
         self.net, self.process, self.target = net, process, target
         self.event_shape, self.sigma_data = tuple(event_shape), sigma_data
+        self.learned_variance, self.self_conditioning = learned_variance, self_conditioning
+        self.ends_path = ends_path
+
+    def around(self, net: nn.Module) -> Network:
+        """The same denoiser with another net in its place."""
+        names = ("learned_variance", "self_conditioning", "ends_path")
+        options = {name: getattr(self, name) for name in names}
+        return Network(net, self.process, self.target, self.event_shape, self.sigma_data, **options)
+
+    def first_estimate(self, xt: Tensor, t: float | Tensor, cond: Mapping | None = None) -> Tensor:
+        """E[x_0 | x_t, cond] by one pass of a self-conditioned net, which is shown zeros for its estimate."""
+        return self(xt, t, {**(cond or {}), "estimate": torch.zeros_like(xt)}).mean
 
     def forward(self, xt, t, cond=None):
         schedule = self.process.schedule
@@ -68,13 +91,25 @@ class Network(Denoiser):
         noise = w.to(device=xt.device, dtype=torch.float32).expand(xt.shape[0])
         # the state keeps its own precision; only what the network sees is in the network's
         dtype = next((v.dtype for v in self.net.parameters() if v.is_floating_point()), xt.dtype)
-        p = self.net((expand(scale, xt) * xt).to(dtype), noise, cond).to(xt.dtype)
+        seen = expand(scale, xt) * xt
+        if self.self_conditioning:
+            cond = dict(cond or {})
+            estimate = cond.pop("estimate") if "estimate" in cond else self.first_estimate(xt, t, cond)
+            seen = torch.cat([seen, estimate / self.sigma_data], 1)
+        p, fraction = self.net(seen.to(dtype), noise, cond).to(xt.dtype), None
+        if self.learned_variance:
+            if p.shape[1] != 2 * xt.shape[1]:
+                raise UserError(
+                    f"A learned variance needs a network that returns {2 * xt.shape[1]} channels, not {p.shape[1]}."
+                )
+            p, v = p.chunk(2, dim=1)
+            fraction = (v + 1) / 2
         skip, out = self.target.skip_out(schedule, t)
         if bool((sigma == 0).any()):
             # at sigma = 0 the state is alpha x_0: whatever the network says, even NaN, is not used
             skip, out = torch.where(sigma == 0, 1 / alpha, skip), torch.where(sigma == 0, 0.0, out)
             p = p.masked_fill(expand(sigma == 0, xt).bool(), 0.0)
-        return TensorPosterior(expand(skip, xt) * xt + expand(out, xt) * p)
+        return TensorPosterior(expand(skip, xt) * xt + expand(out, xt) * p, fraction)
 
 
 class TokenNetwork(Denoiser):

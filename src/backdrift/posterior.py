@@ -18,8 +18,8 @@ from torch import Tensor
 class TensorPosterior:
     """E[x_0 | x_t] of a continuous state.
 
-    mean: (B, *event). fraction: None, or a learned variance as a number in [0, 1] per element that interpolates, in
-    log, between the two DDPM variances (used by `process.Gaussian.bridge`).
+    mean: (B, *event). fraction: None, or a learned variance as a number per element that interpolates, in log, between
+    the two DDPM variances, 0 the smaller and 1 the larger (used by `process.Gaussian.bridge`). It may leave [0, 1].
     """
 
     mean: Tensor

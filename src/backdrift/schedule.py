@@ -334,3 +334,45 @@ class Tabulated(Schedule):
     def time_of_step(self, k: int) -> float:
         """The time of the k-th entry of the table, counted from 0 as the discrete papers' code does."""
         return (k + 1) / len(self.alphas_bar)
+
+
+@kind("schedule.Learned")
+@dataclass(frozen=True)
+class Learned(Schedule):
+    """Another schedule, at the pace of a table: its time is places[k] at times[k], on straight lines between.
+
+    times, places: at least two numbers each, rising strictly from 0 to 1; so the ends are the base's own, and the rates
+    jump at the knots. `objective.fit_schedule` makes such tables.  Kingma et al. 2021, arXiv:2107.00630, section 5.3.
+    """
+
+    base: Schedule
+    times: tuple[float, ...]
+    places: tuple[float, ...]
+
+    def __post_init__(self):
+        for table in (self.times, self.places):
+            rising = all(a < b for a, b in itertools.pairwise(table))
+            if len(table) != len(self.times) or len(table) < 2 or not rising or (table[0], table[-1]) != (0, 1):
+                raise UserError("Learned needs two tables of one length, each rising strictly from 0 to 1.")
+
+    def alpha_sigma(self, t):
+        place, _ = _straight(as_time(t), self.times, self.places)
+        return self.base.alpha_sigma(place)
+
+    def rates(self, t):
+        place, slope = _straight(as_time(t), self.times, self.places)
+        d_alpha, d_sigma = self.base.rates(place)
+        return slope * d_alpha, slope * d_sigma
+
+    def time(self, logsnr):
+        t, _ = _straight(self.base.time(logsnr), self.places, self.times)
+        return t
+
+
+def _straight(x: Tensor, xs: tuple[float, ...], ys: tuple[float, ...]) -> tuple[Tensor, Tensor]:
+    """The straight lines through the points (xs, ys), the outer ones continued: their height and slope at x."""
+    xs, ys = (torch.tensor(values, dtype=torch.float64, device=x.device) for values in (xs, ys))
+    k = (torch.searchsorted(xs, x.detach().contiguous(), right=True) - 1).clamp(0, len(xs) - 2)
+    width, rise = xs.diff()[k], ys.diff()[k]
+    # lerp is exact at both of its ends
+    return torch.lerp(ys[k], ys[k + 1], (x - xs[k]) / width), rise / width

@@ -116,17 +116,22 @@ class VELOCITY(Target):
 @kind("target.SCORE")
 @dataclass(frozen=True)
 class SCORE(Target):
-    """p = -eps / sigma, whose conditional mean is the score of x_t. Song et al. 2021, arXiv:2011.13456, Eq. 7."""
+    """p = -eps, whose conditional mean is sigma times the score of x_t.
+
+    The network's output over sigma is the score, so that it need not span the orders of magnitude of 1 / sigma (Song
+    and Ermon 2020, arXiv:2006.09011, Technique 3), and the plain square error of p is score matching weighted by
+    sigma^2 (Song and Ermon 2019, arXiv:1907.05600, Eq. 6). In these units it is EPS with the sign turned.
+    """
 
     needs_alpha = True
 
     def row(self, schedule, t):
-        alpha, sigma = schedule.alpha_sigma(t)
-        return torch.zeros_like(alpha), -1 / sigma
+        alpha, _ = schedule.alpha_sigma(t)
+        return torch.zeros_like(alpha), -torch.ones_like(alpha)
 
     def skip_out(self, schedule, t):
         alpha, sigma = schedule.alpha_sigma(t)
-        return 1 / alpha, sigma**2 / alpha
+        return 1 / alpha, sigma / alpha
 
 
 @kind("target.EDM_F")

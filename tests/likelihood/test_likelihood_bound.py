@@ -117,6 +117,14 @@ def test_the_continuous_bound_is_tight():
     assert 0 < exact - found < 1e-3
 
 
+def test_the_last_step_may_start_anywhere():
+    denoiser = Gaussian(MEAN, VARIANCE).denoiser(Corruption(schedule.Cosine()))
+    uniform, again = (bound(denoiser, X, ladder) for ladder in (Steps(20), Steps(20, first=1 / 20)))
+    torch.testing.assert_close(uniform.map, again.map)
+    assert Steps(7, first=0.01).end(schedule.Cosine()) == 0.01
+    assert bound(denoiser, X, Steps(7, first=0.01)).denoising.shape == (2, 6)
+
+
 def test_drawn_steps_average_to_all_steps():
     denoiser = Gaussian(MEAN, VARIANCE).denoiser(Corruption(schedule.VP()))
     count = 3000

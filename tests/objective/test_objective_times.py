@@ -30,6 +30,17 @@ def test_quantiles_are_those_of_the_law(schedule):
     torch.testing.assert_close((t / (1 - t)).log(), 0.3 + 0.7 * z, atol=1e-6, rtol=1e-6)
 
 
+LAWS = [law.Uniform(), law.Angle(0.4), law.LogitNormal(0.3, 0.7), law.LogNormalSigma(-1.0, 0.8)]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("times", LAWS, ids=lambda t: type(t).__name__)
+def test_densities_are_the_slopes_of_the_quantiles(times, schedule):
+    t = times.quantile(U, schedule)
+    slope = (times.quantile(U + 1e-5, schedule) - times.quantile(U - 1e-5, schedule)) / 2e-5
+    torch.testing.assert_close(times.density(t, schedule), 1 / slope, rtol=1e-4, atol=0)
+
+
 def test_half_of_the_angles_have_more_noise_than_signal():
     alpha, sigma = sch.Trig().alpha_sigma(law.Angle(0.4).quantile(U, sch.Trig())[1])
     assert math.isclose(sigma, 0.4 * alpha, rel_tol=4e-3)  # the floor cuts 0.0025 off the clean end

@@ -11,7 +11,7 @@ from backdrift.likelihood.density import density
 from backdrift.likelihood.estimate import LogLikelihood
 from backdrift.likelihood.ladder import Continuous, Ladder, Steps
 from backdrift.likelihood.mmse import mmse
-from backdrift.likelihood.pixels import ByBound, ByFlow, ByMmse, Dequantised, Score, score
+from backdrift.likelihood.pixels import ByBound, ByFlow, ByMmse, BySteps, Dequantised, Score, score
 from backdrift.likelihood.trace import ExactTrace, Hutchinson, HutchPP, Trace
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "ByBound",
     "ByFlow",
     "ByMmse",
+    "BySteps",
     "Continuous",
     "Decoder",
     "Dequantised",

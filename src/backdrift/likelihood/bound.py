@@ -22,6 +22,7 @@ from backdrift.likelihood.decoder import Decoder, GaussianDecoder
 from backdrift.likelihood.estimate import LogLikelihood, Pair, at_least, averaged, checked, pair
 from backdrift.likelihood.ladder import Continuous, Ladder, Node
 from backdrift.noise import Noise
+from backdrift.objective.variance import step_kl
 from backdrift.posterior import expand, flat
 from backdrift.sample.default import data_scale
 
@@ -88,12 +89,8 @@ def _kl(node: Node, found: Pair, fraction: float) -> Tensor:
     """A step's KL, element by element, times the node's weight; as in `ladder`."""
     width, shrink, weight = (expand(value, found.control) for value in (node.width, node.shrink, node.weight))
 
-    def kl(square: Tensor, fraction: float | Tensor) -> Tensor:
-        ratio = shrink**fraction
-        return weight / 2 * (ratio - 1 - ratio.log() + ratio * width * square)
-
     if found.beliefs[0].fraction is None:
-        return kl(found.square, fraction)
+        return weight * step_kl(found.square, width, shrink, fraction)
     # a learned variance depends on eps itself, so times it the control would not average to zero
     sides = zip(found.errors, found.beliefs, strict=True)
-    return sum(kl(square, belief.fraction.double()) for square, belief in sides) / 2
+    return weight * sum(step_kl(square, width, shrink, belief.fraction.double()) for square, belief in sides) / 2

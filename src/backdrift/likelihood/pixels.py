@@ -30,7 +30,7 @@ from backdrift.likelihood.bound import Bound, bound
 from backdrift.likelihood.decoder import DiscretisedGaussian
 from backdrift.likelihood.density import density
 from backdrift.likelihood.estimate import LogLikelihood
-from backdrift.likelihood.ladder import Continuous
+from backdrift.likelihood.ladder import Continuous, Steps
 from backdrift.likelihood.mmse import mmse
 from backdrift.likelihood.trace import Hutchinson
 from backdrift.noise import Noise
@@ -64,11 +64,12 @@ class PixelScore(ABC):
 
 @dataclass(frozen=True)
 class ByBound(PixelScore):
-    """The variational bound in continuous time, with the discretised decoder."""
+    """The variational bound in continuous time, with the discretised decoder. clock: as in `Continuous`."""
 
     steps: int = 100
     draws: int = 2
     finest: float = BIN
+    clock: Schedule | None = None
 
     @property
     def definition(self):
@@ -78,7 +79,33 @@ class ByBound(PixelScore):
         )
 
     def __call__(self, denoiser, x, cond, noise):
-        ladder = Continuous(self.steps, self.end(denoiser.process.schedule))
+        ladder = Continuous(self.steps, self.end(denoiser.process.schedule), self.clock)
+        return bound(denoiser, x, ladder, decoder=DiscretisedGaussian(), draws=self.draws, cond=cond, noise=noise)
+
+
+@dataclass(frozen=True)
+class BySteps(PixelScore):
+    """The variational bound of a model of `steps` steps, uniform in t, the last of which is the discretised decoder's.
+
+    fraction: of the reverse variances, 0 DDPM's small and 1 its large one; where the denoiser has learned its variances
+    they are used.
+    """
+
+    steps: int = 50
+    fraction: float = 0.0
+    draws: int = 2
+    finest: float = BIN
+
+    @property
+    def definition(self):
+        return (
+            f"upper bound of -log2 P: the variational bound of {self.steps} steps uniform in t, down to sigma/alpha = "
+            f"{self.finest:.4g}, variances learned or {self.fraction:g} of the way from small to large, discretised "
+            "Gaussian decoder over 256 levels, no dequantisation"
+        )
+
+    def __call__(self, denoiser, x, cond, noise):
+        ladder = Steps(self.steps, self.fraction, first=self.end(denoiser.process.schedule))
         return bound(denoiser, x, ladder, decoder=DiscretisedGaussian(), draws=self.draws, cond=cond, noise=noise)
 
 

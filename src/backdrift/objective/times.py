@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -45,16 +46,49 @@ def first_time(schedule: Schedule) -> float:
     return float(schedule.time(-2 * math.log(FLOOR)).clamp(0, 1))
 
 
+class Drawn(NamedTuple):
+    """Training times t, what a loss there counts for, and the quantiles of the law that they are: float64 (B,) each."""
+
+    t: Tensor
+    share: Tensor
+    place: Tensor
+
+
 class Times(ABC):
-    """A law of training times; subclasses are frozen dataclasses."""
+    """A law of training times; subclasses are frozen dataclasses.
+
+    A law that follows the losses (`importance`) keeps what it knows of them in a tensor, its memory, that the training
+    carries along; the laws here keep nothing.
+    """
 
     @abstractmethod
     def quantile(self, u: Tensor, schedule: Schedule) -> Tensor:
         """The time below which a fraction `u` of the draws lie, float64 of u's shape; may leave [0, 1]."""
 
+    @abstractmethod
+    def density(self, t: Tensor, schedule: Schedule) -> Tensor:
+        """The probability per unit of time at t: 1 / (d quantile / du), float64 of t's shape."""
+
     def times(self, noise: Noise, schedule: Schedule) -> Tensor:
         """One time per sample of `noise`: float64 (B,), with sigma >= FLOOR alpha, at most 1."""
-        return self.quantile(spread(noise), schedule).clamp(first_time(schedule), 1)
+        return self.within(spread(noise), schedule)
+
+    def within(self, u: Tensor, schedule: Schedule) -> Tensor:
+        """`quantile`, cut where training times end."""
+        return self.quantile(u, schedule).clamp(first_time(schedule), 1)
+
+    def memory(self) -> Tensor:
+        """What the law knows of the losses before there are any."""
+        return torch.zeros(0, dtype=torch.float64)
+
+    def draw(self, noise: Noise, schedule: Schedule, memory: Tensor) -> Drawn:
+        """One time per sample of `noise`. The mean of share times loss is the mean loss under `quantile`."""
+        u = spread(noise)
+        return Drawn(self.within(u, schedule), torch.ones_like(u), u)
+
+    def learn(self, memory: Tensor, place: Tensor, losses: Tensor) -> Tensor:
+        """The memory after these losses (B,) of samples drawn at `place` (B,)."""
+        return memory
 
 
 @kind("times.Uniform")
@@ -64,6 +98,9 @@ class Uniform(Times):
 
     def quantile(self, u, schedule):
         return u
+
+    def density(self, t, schedule):
+        return torch.ones_like(t)
 
 
 @kind("times.Angle")
@@ -80,9 +117,18 @@ class Angle(Times):
     def __post_init__(self):
         _positive(self, "scale")
 
-    def quantile(self, u, schedule):
+    def _ends(self, schedule: Schedule) -> Tensor:
         alpha, sigma = schedule.alpha_sigma(torch.tensor([first_time(schedule), 1.0], dtype=torch.float64))
-        low, high = torch.atan2(sigma, alpha * self.scale)
+        return torch.atan2(sigma, alpha * self.scale)
+
+    def density(self, t, schedule):
+        low, high = self._ends(schedule)
+        (alpha, sigma), (d_alpha, d_sigma) = schedule.alpha_sigma(t), schedule.rates(t)
+        square = sigma**2 + (alpha * self.scale) ** 2
+        return self.scale * (d_sigma * alpha - d_alpha * sigma) / square / (high - low)
+
+    def quantile(self, u, schedule):
+        low, high = self._ends(schedule)
         w = low + u * (high - low)
         return schedule.time(2 * (w.cos().log() - w.sin().log() - math.log(self.scale)))
 
@@ -101,6 +147,9 @@ class LogitNormal(Times):
     def quantile(self, u, schedule):
         return torch.sigmoid(self.mean + self.std * torch.special.ndtri(u))
 
+    def density(self, t, schedule):
+        return _normal((torch.logit(t) - self.mean) / self.std) / (self.std * t * (1 - t))
+
 
 @kind("times.LogNormalSigma")
 @dataclass(frozen=True)
@@ -115,6 +164,16 @@ class LogNormalSigma(Times):
 
     def quantile(self, u, schedule):
         return schedule.time(-2 * (self.mean + self.std * torch.special.ndtri(u)))
+
+    def density(self, t, schedule):
+        (alpha, sigma), (d_alpha, d_sigma) = schedule.alpha_sigma(t), schedule.rates(t)
+        rate = d_sigma / sigma - d_alpha / alpha
+        return _normal((-schedule.logsnr(t) / 2 - self.mean) / self.std) * rate / self.std
+
+
+def _normal(z: Tensor) -> Tensor:
+    """The standard normal density."""
+    return (-(z**2) / 2).exp() / math.sqrt(2 * math.pi)
 
 
 def _positive(law: Times, name: str) -> None:

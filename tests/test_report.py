@@ -17,7 +17,7 @@ import backdrift as bd
 from backdrift.report import page
 from backdrift.report.chart import Axis, Curve, chart
 from backdrift.report.facts import facts, figures
-from backdrift.report.run import write_report
+from backdrift.report.run import _by_angle, write_report
 from backdrift.run import Run
 
 VOID = {"meta", "img", "line", "circle", "polyline", "rect", "path"}
@@ -121,6 +121,18 @@ def test_names_cannot_break_the_page(digits_run, tmp_path):
     text = write_report(run, bd.load(run.folder), bd.data.digits()).read_text(encoding="utf-8")
     assert "<script" not in text and "<b>" not in text and "<script>alert(1)</script>" in "".join(Reader(text).words)
     assert dict(facts(run))["labels"].startswith("10: <script>")
+
+
+def test_loss_is_drawn_against_the_noise_angle(digits_run):
+    records = [
+        {"step": 10 * k, "validation_loss": 1.0, "validation_by_noise": [1.0 + k, None, *[2.0 + k] * 6]}
+        for k in range(1, 6)
+    ]
+    first, middle, end, trained = _by_angle([*records, {"step": 50, "loss_by_noise": [0.5] * 8}])
+    assert [curve.name for curve in (first, middle, end)] == ["held out, 10", "held out, 30", "held out, 50"]
+    assert end.x[0] == 5.625 and end.x[-1] == 84.375 and end.y == [6.0, None, *[7.0] * 6]
+    assert trained.dashed and trained.y == [0.5] * 8 and _by_angle([]) == []
+    assert 'aria-label="Loss by noise angle"' in (digits_run / "report.html").read_text(encoding="utf-8")
 
 
 def lines(svg):

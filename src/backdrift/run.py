@@ -3,6 +3,7 @@
     config.json           data, options and versions; `format` says how to read it
     model.safetensors     the averaged weights, with the config in their metadata: enough alone
     checkpoints/          what the training needs to go on (`train.checkpoint`)
+    averages/             snapshots from which other averages are made afterwards (`train.posthoc`)
     metrics.jsonl         one line per record
     samples/ plans/       grids drawn during the training; tuned plans
 
@@ -15,7 +16,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -27,7 +28,7 @@ from backdrift.denoiser import Network
 from backdrift.errors import UserError
 from backdrift.files import write_json, write_text
 from backdrift.process import Gaussian
-from backdrift.train.checkpoint import on_cpu, put, write
+from backdrift.train.checkpoint import on_cpu, put, remove, write
 from backdrift.train.networks import FileNet, NetChoice
 from backdrift.train.options import TrainOptions
 
@@ -58,6 +59,10 @@ class Run:
     @property
     def checkpoints(self) -> Path:
         return self.folder / "checkpoints"
+
+    @property
+    def averages(self) -> Path:
+        return self.folder / "averages"
 
     @property
     def samples(self) -> Path:
@@ -132,9 +137,9 @@ class Run:
         kept = "".join(line + "\n" for line, record in self._lines() if record["step"] <= step)
         if self.metrics_path.exists():
             write_text(self.metrics_path, kept)
-        for pattern in (".config.json.*", ".metrics.jsonl.*", ".model.safetensors.*", "checkpoints/.step-*"):
+        for pattern in (".config.json.*", ".metrics.jsonl.*", ".model.safetensors.*", "*/.step-*"):
             for leftover in self.folder.glob(pattern):
-                leftover.unlink(missing_ok=True)
+                remove(leftover)
 
     def save_model(self, net: nn.Module, config: dict, step: int) -> None:
         """Write `net`, the averaged weights, with the config in the metadata."""
@@ -165,9 +170,20 @@ def parse(text: str, where: Path) -> dict:
 
 def build_network(options: TrainOptions, data: dict, net: nn.Module | None = None) -> Network:
     """An untrained `Network` from options and the "data" entry of a config, around `net` where one is given."""
-    shape = tuple(data["shape"])
-    module = options.net.build(shape, len(data["classes"])) if net is None else net
-    return Network(module, Gaussian(options.schedule), options.target, shape, data["std"])
+    shape, objective = tuple(data["shape"]), options.objective
+    if net is None:
+        seen = (shape[0] * (2 if objective.estimating else 1), *shape[1:])
+        net = options.net.build(seen, len(data["classes"]), shape[0] * (2 if objective.learned_variance else 1))
+    return Network(
+        net,
+        Gaussian(options.schedule),
+        options.target,
+        shape,
+        data["std"],
+        learned_variance=objective.learned_variance,
+        self_conditioning=objective.estimating,
+        ends_path=objective.ends_path,
+    )
 
 
 def load_network(
@@ -192,9 +208,8 @@ def load_network(
         raise UserError(
             f"This run trained the network {own}, which no run folder may load by itself; pass --net {own}."
         )
-    shape, classes = tuple(config["data"]["shape"]), len(config["data"]["classes"])
-    module = net if isinstance(net, nn.Module) else choice.build(shape, classes)
-    network = build_network(options, config["data"], module)
+    module = net if isinstance(net, nn.Module) else None
+    network = build_network(replace(options, net=choice), config["data"], module)
     put(tensors, network.net, f"{file} does not fit its config")
     return network.to(device).eval().requires_grad_(False)
 

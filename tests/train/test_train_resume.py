@@ -102,8 +102,9 @@ def test_checkpoints_keep_two_and_drop_the_future(tmp_path):
     for step in (5, 30, 10, 20):
         checkpoint.save(tmp_path, step, {"x": torch.full((2,), float(step))})
     assert [p.name for p in sorted(tmp_path.iterdir())] == ["step-0000010.safetensors", "step-0000020.safetensors"]
-    (step, tensors), notices = checkpoint.latest(tmp_path)
-    assert step == 20 and torch.equal(tensors["x"], torch.full((2,), 20.0)) and notices == []
+    saved, notices = checkpoint.latest(tmp_path)
+    saved.fill({"x": (found := torch.zeros(2))})
+    assert saved.step == 20 and torch.equal(found, torch.full((2,), 20.0)) and notices == []
 
 
 def test_full_disk_is_said_in_a_sentence_and_keeps_what_was_there(tmp_path, monkeypatch):
@@ -138,7 +139,7 @@ def test_other_choices_in_the_same_folder_are_refused(tmp_path, pictures, option
 
 def test_weights_that_do_not_fit_are_named(tmp_path, pictures, options, tiny):
     train(pictures, options, run=tmp_path / "a", net=tiny())
-    with pytest.raises(UserError, match=r"does not fit .*: enter.weight is 32 x 17 in the file and 8 x 17"):
+    with pytest.raises(UserError, match=r"does not fit .*: net.enter.weight is 32 x 17 in the file and 8 x 17"):
         train(pictures, options, run=tmp_path / "a", net=tiny(width=8))
     with pytest.raises(UserError, match=r"label.weight is 4 x 32 in the file and 6 x 32"):
         load_network(tmp_path / "a", net=tiny(classes=5))
@@ -202,7 +203,7 @@ def test_killed_processes_end_with_the_same_bits(tmp_path, monkeypatch):
     finally:
         process.kill()
         assert process.wait() == -signal.SIGKILL
-    assert 3 <= checkpoint.latest(killed.checkpoints)[0][0] < 40
+    assert 3 <= checkpoint.latest(killed.checkpoints)[0].step < 40
     process = subprocess.Popen([*command, "0"])
     # while the killed process's successor works, the same training here, with its one thread
     threads = torch.get_num_threads()

@@ -68,5 +68,6 @@ def _load_pictures(source: dict, on_progress) -> Pictures:
         skip_broken=source["skip_broken"],
         validation=source["validation"],
         block=source["block"],
+        cache=source.get("cache"),
         on_progress=on_progress,
     )

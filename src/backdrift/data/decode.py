@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from backdrift.data.listing import Listing
-from backdrift.data.pictures import check_memory
 from backdrift.errors import UserError
 
 _CHUNK = 64  # pictures per task
@@ -34,14 +33,17 @@ def decode(
     fit,
     background: tuple[int, int, int],
     skip_broken: bool,
+    channels: int | None,
+    allocate: Callable[[tuple[int, ...]], np.ndarray],
     on_progress: Callable[[int, int], None] | None,
 ) -> tuple[np.ndarray, list[int]]:
-    """(pixels uint8 (n, 3, H, W), positions of the n pictures that could be decoded).
+    """(pixels uint8 (n, C, H, W), positions of the n pictures that could be decoded).
 
     size: (H, W), or None for the pictures' own. fit: an object with `apply(image, height, width)`, or None, in which
-    case all pictures must be of one size with the proportions of `size`.
+    case all pictures must be of one size with the proportions of `size`. channels: 1, 3, or None for 1 where every
+    picture is grey. allocate: makes an array of uint8, in memory or on disk, from its shape.
 
-    Raises `UserError` for a broken picture (unless skipped), for sizes that need a fit, and for too little memory.
+    Raises `UserError` for a broken picture (unless skipped) and for sizes that need a fit, and what `allocate` raises.
     """
     total = len(listed.names)
     probed = _probe(listed, range(0, total, -(-total // _PROBES)), same=fit is None)
@@ -52,8 +54,7 @@ def decode(
             f"The pictures are {own[1]} wide and {own[0]} high and would be distorted at {width} by {height}; "
             "choose a fit: Crop(), Pad(colour) or Stretch()."
         )
-    check_memory(total * 3 * height * width, f"{total} pictures of {width} by {height}")
-    pixels = np.empty((total, 3, height, width), dtype=np.uint8)
+    pixels = allocate((total, 3, height, width))
 
     def work(start: int) -> list[int]:
         positions = range(start, min(start + _CHUNK, total))
@@ -78,7 +79,33 @@ def decode(
                 on_progress(min(done * _CHUNK, total), total)
     finally:
         pool.shutdown(cancel_futures=True)
-    return (pixels if len(good) == total else pixels[good]), good
+    return _kept(pixels, good, channels, allocate), good
+
+
+def _kept(pixels: np.ndarray, good: list[int], channels: int | None, allocate) -> np.ndarray:
+    """The good ones of (N, 3, H, W), with one channel where that is chosen or enough: `pixels`, or another array."""
+    if not good:
+        return pixels[:0]
+    chunks = [slice(low, low + _CHUNK) for low in range(0, len(good), _CHUNK)]
+    grey = channels != 3 and all(_grey(pixels[good[chunk]]) for chunk in chunks)
+    kept = 1 if channels == 1 or grey else 3
+    if kept == 3 and len(good) == len(pixels):
+        return pixels
+    result = allocate((len(good), kept, *pixels.shape[2:]))
+    for chunk in chunks:
+        rows = pixels[good[chunk]]
+        result[chunk] = rows[:, :kept] if kept == 3 or grey else _luma(rows)
+    return result
+
+
+def _grey(pixels: np.ndarray) -> bool:
+    return bool((pixels[:, 0] == pixels[:, 1]).all() and (pixels[:, 0] == pixels[:, 2]).all())
+
+
+def _luma(pixels: np.ndarray) -> np.ndarray:
+    """(N, 3, H, W) to (N, 1, H, W): luma of ITU-R BT.601."""
+    weights = np.array([299, 587, 114], dtype=np.uint32)  # in thousandths
+    return ((np.einsum("c,nchw->nhw", weights, pixels.astype(np.uint32)) + 500) // 1000).astype(np.uint8)[:, None]
 
 
 def _open(listed: Listing, i: int):

@@ -7,6 +7,7 @@ pictures can be rebuilt.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -15,10 +16,11 @@ import numpy as np
 import torch
 
 from backdrift.config import to_config
+from backdrift.data.cache import cached
 from backdrift.data.decode import decode
 from backdrift.data.entries import listing
 from backdrift.data.fit import Crop, Pad, Stretch
-from backdrift.data.pictures import Pictures, check_split
+from backdrift.data.pictures import Pictures, check_memory, check_split
 from backdrift.errors import UserError
 
 
@@ -32,6 +34,7 @@ def pictures(
     skip_broken: bool = False,
     validation: float = 0.1,
     block: int = 1,
+    cache: str | os.PathLike | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Pictures:
     """Read the pictures of a folder or `.zip` (class folders and `metadata.jsonl` understood), a `.npy` or a `.npz`.
@@ -42,6 +45,8 @@ def pictures(
     background: what shows through transparent pixels, red, green, blue in 0..255.
     skip_broken: leave broken pictures out; their names are in `source["skipped"]`.
     validation, block: see `Pictures.split`.
+    cache: a folder where the decoded pictures are kept and read from as they are needed (`data.cache`), for sets that
+    are slow to decode or larger than memory; None decodes them into memory.
     on_progress: called with (pictures done, pictures in all) while decoding.
 
     An animation counts as its first frame. 16-bit grey is reduced to 8 bits over its full range.
@@ -57,26 +62,30 @@ def pictures(
     if isinstance(fit, Pad):
         _check_colour(fit.colour, "padding colour")
 
-    chosen = {
-        "size": size,
-        "channels": channels,
-        "fit": fit,
-        "background": background,
-        "skip_broken": skip_broken,
-        "validation": validation,
-        "block": block,
-    }
-    source = {"kind": "pictures", "path": str(path), **to_config(chosen)}
+    reading = {"size": size, "channels": channels, "fit": fit, "background": background, "skip_broken": skip_broken}
+    reading = to_config(reading)
+    cache = None if cache is None else Path(cache).expanduser().absolute()
+    source = {"kind": "pictures", "path": str(path), **reading, "validation": validation, "block": block}
+    source["cache"] = None if cache is None else str(cache)
 
     with listing(path) as listed:
         _check_count(len(listed.names), path)
-        pixels, good = decode(listed, size, fit, background, skip_broken, on_progress)
+
+        def build(allocate):
+            return decode(listed, size, fit, background, skip_broken, channels, allocate, on_progress)
+
+        if cache is None:
+            array, good = build(_in_memory)
+            pixels, census = torch.from_numpy(array), None
+        else:
+            kept = cached(cache, path, listed.names, reading, build)
+            pixels, good, census = kept.pixels, kept.good, kept.census
     _check_count(len(good), path)
     kept = set(good)
     source["assumed"] = listed.assumed
     source["skipped"] = [name for i, name in enumerate(listed.names) if i not in kept]
     found = Pictures(
-        pixels=torch.from_numpy(_to_channels(pixels, channels)),
+        pixels=pixels,
         labels=None if listed.labels is None else listed.labels[good],
         classes=listed.classes,
         names=[listed.names[i] for i in good],
@@ -84,25 +93,15 @@ def pictures(
         texts=None if listed.texts is None else [listed.texts[i] for i in good],
         validation=validation,
         block=block,
+        census=census,
     )
     source["fingerprint"] = found.fingerprint
     return found
 
 
-def _to_channels(pixels: np.ndarray, channels: int | None) -> np.ndarray:
-    """(N, 3, H, W) as it is, or (N, 1, H, W)."""
-    if channels == 3:
-        return pixels
-    grey = (pixels[:, 0] == pixels[:, 1]).all() and (pixels[:, 0] == pixels[:, 2]).all()
-    if grey:
-        return np.ascontiguousarray(pixels[:, :1])
-    if channels is None:
-        return pixels
-    weights = np.array([299, 587, 114], dtype=np.uint32)  # luma of ITU-R BT.601, in thousandths
-    luma = np.empty((len(pixels), 1, *pixels.shape[2:]), dtype=np.uint8)
-    for i, picture in enumerate(pixels):
-        luma[i, 0] = (np.tensordot(weights, picture.astype(np.uint32), 1) + 500) // 1000
-    return luma
+def _in_memory(shape: tuple[int, ...]) -> np.ndarray:
+    check_memory(math.prod(shape), f"{shape[0]} pictures of {shape[3]} by {shape[2]}", " or a cache folder")
+    return np.empty(shape, dtype=np.uint8)
 
 
 def _check_size(size, fit) -> tuple[int, int] | None:

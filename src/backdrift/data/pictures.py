@@ -1,4 +1,4 @@
-"""A set of pictures in memory, and the two parts it splits into.
+"""A set of pictures, in memory or mapped into it, and the two parts it splits into.
 
 Pixels stay the bytes that they were in the files; they become float32 in [-1, 1] a batch at a time. The part of
 a picture in the split is decided by a hash of its own pixels, so it depends on nothing else: not on the order of the
@@ -18,16 +18,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from backdrift.data.cache import Rows
+from backdrift.data.census import Census
 from backdrift.errors import UserError
-
-_CHUNK = 1024  # pictures handled at once where a whole set would need large temporaries
 
 
 @dataclass(frozen=True, eq=False)
 class Pictures:
     """N pictures of one shape (C, H, W), with their labels and where they came from.
 
-    pixels: uint8 (N, C, H, W); 0..255 stands for [-1, 1].
+    pixels: uint8 (N, C, H, W); 0..255 stands for [-1, 1]. A tensor, or `Rows` on disk, which are read by indexing.
     labels: int64 (N,), in 0..len(classes) - 1, or None.
     classes: the name of each label; empty without labels.
     names: one per picture, for reports and error messages.
@@ -35,11 +35,12 @@ class Pictures:
     source: JSON-able; `backdrift.data.load(source)` rebuilds the same pictures.
     validation: the fraction that `split` holds out, between 0 and 1.
     block: this many consecutive pictures share a side of the split (neighbouring slices, frames of one film).
+    census: of the pixels, where it is known; worked out when it is first needed otherwise.
 
     Raises `UserError` if the fields do not fit each other.
     """
 
-    pixels: Tensor
+    pixels: Tensor | Rows
     labels: Tensor | None
     classes: tuple[str, ...]
     names: list[str]
@@ -47,6 +48,7 @@ class Pictures:
     texts: list[str] | None = None
     validation: float = 0.1
     block: int = 1
+    census: Census | None = field(default=None, repr=False)
 
     def __post_init__(self):
         if self.pixels.dtype != torch.uint8 or self.pixels.ndim != 4:
@@ -70,7 +72,7 @@ class Pictures:
 
     def tensor(self, indices=None) -> Tensor:
         """Float32 (B, C, H, W) in [-1, 1]; all pictures when `indices` is None."""
-        chosen = self.pixels if indices is None else self.pixels[indices]
+        chosen = self.pixels[:] if indices is None else self.pixels[indices]
         return chosen.to(torch.float32) / 127.5 - 1
 
     def cond(self, indices=None) -> dict[str, Tensor]:
@@ -93,14 +95,15 @@ class Pictures:
 
         Raises `UserError` when the pictures are all copies of one, so that nothing can be held out.
         """
-        keys = self._digests[:: self.block]
+        digests = self._known.digests
+        keys = digests[:: self.block]
         held = keys < np.uint64(self.validation * 2.0**64)
         if not held.any():
             held = keys == keys.min()
         if held.all():
             held = keys != keys.max()
         held = np.repeat(held, self.block)[: len(self)]
-        held &= ~np.isin(self._digests, self._digests[~held])
+        held &= ~np.isin(digests, digests[~held])
         if held.all() or not held.any():
             raise UserError(
                 f"These {len(self)} pictures are copies of one another (or lie in one block), so none can be held out "
@@ -126,36 +129,28 @@ class Pictures:
     def fingerprint(self) -> str:
         """16 hexadecimal digits, a hash of shape, pixels and labels in order."""
         digest = hashlib.blake2b(repr((len(self), *self.shape)).encode(), digest_size=8)
-        digest.update(self._digests.tobytes())
+        digest.update(self._known.digests.tobytes())
         if self.labels is not None:
             digest.update(self.labels.numpy().astype("<i8").tobytes())
         return digest.hexdigest()
 
     @cached_property
-    def _digests(self) -> np.ndarray:
-        """A 64-bit hash of each picture's pixels, uint64 (N,)."""
-        rows = np.ascontiguousarray(self.pixels.numpy()).reshape(len(self), -1)
-        digests = b"".join(hashlib.blake2b(row, digest_size=8).digest() for row in rows)
-        return np.frombuffer(digests, dtype="<u8")
+    def _known(self) -> Census:
+        return Census.of(self.pixels) if self.census is None else self.census
 
     @cached_property
     def _scale(self) -> tuple[float, float]:
         """(std, radius), from exact integer sums of 2 u - 255 = 255 x."""
-        total, squares, largest = 0, 0, 0
-        for chunk in self.pixels.split(_CHUNK):
-            values = chunk.flatten(1).to(torch.int32) * 2 - 255
-            norms = (values * values).sum(1)
-            total += int(values.sum())
-            squares += int(norms.sum())
-            largest = max(largest, int(norms.max()))
-        count = self.pixels.numel()
+        sums = self._known.sums
+        total, squares = (int(column.sum()) for column in sums.T)
+        largest, count = int(sums[:, 1].max()), math.prod(self.pixels.shape)
         std = math.sqrt(count * squares - total * total) / (255 * count)
         return std, math.sqrt(largest / math.prod(self.shape)) / 255
 
     def _take(self, positions: Tensor, source: dict) -> Pictures:
         order = positions.tolist()
         return Pictures(
-            pixels=self.pixels[positions],
+            pixels=self.pixels.take(positions) if isinstance(self.pixels, Rows) else self.pixels[positions],
             labels=None if self.labels is None else self.labels[positions],
             classes=self.classes,
             names=[self.names[i] for i in order],
@@ -163,17 +158,18 @@ class Pictures:
             texts=None if self.texts is None else [self.texts[i] for i in order],
             validation=self.validation,
             block=self.block,
+            census=self._known.take(positions.numpy()),
         )
 
 
-def check_memory(need: int, what: str) -> None:
-    """Raise `UserError` if `need` bytes are more than this machine has, where it tells."""
+def check_memory(need: int, what: str, instead: str = "") -> None:
+    """Raise `UserError` if `need` bytes are more than this machine has, where it tells; instead: " or what to do"."""
     if not hasattr(os, "sysconf"):
         return
     have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if need > have:
         raise UserError(
-            f"{what} need {need / 1e9:.1f} GB of memory and there are {have / 1e9:.1f}; choose a smaller size."
+            f"{what} need {need / 1e9:.1f} GB of memory and there are {have / 1e9:.1f}; choose a smaller size{instead}."
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 
-from backdrift.run import Run
+from backdrift.run import Run, read_model
 
 
 def evaluation(run: Run) -> dict | None:
@@ -40,7 +40,9 @@ def facts(run: Run) -> list[tuple[str, str]]:
     classes = data["classes"]
     named = ", ".join(classes[:12]) + (", ..." if len(classes) > 12 else "")
     records = run.metrics()
-    step = last(records, "step") or 0
+    step = last(records, "step")
+    if step is None:
+        step = read_model(run.model_path)[1]["step"] if run.model_path.exists() else 0
     source = data["source"]
     rows = [
         ("run", str(run.folder)),
@@ -51,6 +53,8 @@ def facts(run: Run) -> list[tuple[str, str]]:
         ("process", f"{_words(options['schedule'])}, predicting {_words(options['target'])}"),
         ("training", f"{step} of {options['steps']} steps of {options['batch']} pictures, {config['precision']}"),
     ]
+    if "average_of" in config:
+        rows.append(("average", f"{_words(options['average'])}, of {config['average_of']}"))
     for name, words in (("loss", "training loss"), ("validation_loss", "held-out loss")):
         value = last(records, name)
         if value is not None:

@@ -11,9 +11,9 @@ from backdrift.files import write_text
 from backdrift.model import Model
 from backdrift.report import page
 from backdrift.report.chart import Axis, Curve, chart
-from backdrift.report.facts import command, evaluation, facts
+from backdrift.report.facts import command, evaluation, facts, last
 from backdrift.run import Run
-from backdrift.train.metrics import BINS
+from backdrift.train.metrics import ANGLES, BINS
 
 SHOWN = 64  # samples in a grid
 PATH_STEPS = 10
@@ -154,8 +154,9 @@ def _curves(records: list[dict]) -> list[str]:
             step,
             loss,
         ),
-        chart("Training loss by noise angle", by_noise("loss_by_noise"), step, loss),
-        chart("Held-out loss by noise angle", by_noise("validation_by_noise"), step, loss),
+        chart("Loss by noise angle", _by_angle(records), Axis("noise angle (degrees)"), loss),
+        chart("Training loss at each noise angle", by_noise("loss_by_noise"), step, loss),
+        chart("Held-out loss at each noise angle", by_noise("validation_by_noise"), step, loss),
         chart("Learning rate", [curve("lr", "rate")], step, Axis("rate")),
         chart("Speed", [curve("pictures_per_second", "pictures/s")], step, Axis("pictures per second")),
     ]
@@ -164,6 +165,16 @@ def _curves(records: list[dict]) -> list[str]:
         "what the network predicts; the held-out curve is that of the averaged weights, always with the same noise."
     )
     return [page.heading("Training"), page.row([c for c in charts if c]), page.text(note, "note")]
+
+
+def _by_angle(records: list[dict]) -> list[Curve]:
+    """The loss against the noise angle: held out, at the first, the middle and the last time that it was measured."""
+    held = [record for record in records if record.get("validation_by_noise") is not None]
+    shown = {record["step"]: record for record in (held[:1] + held[len(held) // 2 :][:1] + held[-1:])}
+    curves = [Curve(f"held out, {step}", ANGLES, record["validation_by_noise"]) for step, record in shown.items()]
+    if trained := last(records, "loss_by_noise"):
+        curves.append(Curve("training, last", ANGLES, trained, dashed=True))
+    return curves
 
 
 def _number(value: float | None) -> str:

@@ -7,7 +7,9 @@ in pictures, so that they mean the same at every batch size.
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +17,8 @@ from torch import Tensor, nn
 
 from backdrift.config import kind
 from backdrift.errors import UserError
+
+WIDEST = 0.288  # the standard deviation of the even average, 1 / sqrt(12), rounded down
 
 
 class Average(ABC):
@@ -56,8 +60,8 @@ class Power(Average):
     width: float = 0.05
 
     def __post_init__(self):
-        if not 0 < self.width < 0.288:
-            raise UserError(f"The width of a power average lies between 0 and 0.288, not {self.width}.")
+        if not 0 < self.width < WIDEST:
+            raise UserError(f"The width of a power average lies between 0 and {WIDEST}, not {self.width}.")
 
     @property
     def exponent(self) -> float:
@@ -75,17 +79,46 @@ class Power(Average):
         return (1 - batch / seen) ** (self.exponent + 1)
 
 
+@kind("average.Snapshots")
+@dataclass(frozen=True)
+class Snapshots:
+    """What a training keeps so that an average can be chosen after it (`train.posthoc`).
+
+    count: how often, 0 for never. widths: of the power averages that are kept. Snapshots lie at sqrt(k / count) of
+    the training, denser towards its end, where the profiles of averages have their mass.
+    """
+
+    count: int = 8
+    widths: tuple[float, ...] = (0.05, 0.10)
+
+    def __post_init__(self):
+        if self.count < 0:
+            raise UserError(f"The number of snapshots must not be negative, not {self.count}; 0 keeps none.")
+        if not self.widths or len({Power(width) for width in self.widths}) < len(self.widths):
+            raise UserError(f"Snapshots need at least one width, and each only once, not {self.widths}.")
+
+    @property
+    def laws(self) -> tuple[Power, ...]:
+        """The averages to keep, in the order of `widths`."""
+        return tuple(Power(width) for width in self.widths) if self.count else ()
+
+    def steps(self, last: int) -> frozenset[int]:
+        """After which of `last` steps they are kept."""
+        return frozenset(math.ceil(last * math.sqrt(k / self.count)) for k in range(1, self.count + 1))
+
+
 def averaged_copy(net: nn.Module) -> nn.Module:
     """A copy to hold the average: no gradients, evaluation mode."""
     return copy.deepcopy(net).eval().requires_grad_(False)
 
 
-def averageable(net: nn.Module) -> list[Tensor]:
-    """What is averaged of a network: its parameters and its buffers of real numbers, always in the same order."""
-    return [*net.parameters(), *(buffer for buffer in net.buffers() if buffer.is_floating_point())]
+def averageable(net: nn.Module) -> dict[str, Tensor]:
+    """What is averaged of a network, itself, by name: its parameters and its buffers of real numbers."""
+    buffers = {name: buffer for name, buffer in net.named_buffers() if buffer.is_floating_point()}
+    return {**dict(net.named_parameters()), **buffers}
 
 
 @torch.no_grad()
-def update(averages: list[Tensor], current: list[Tensor], keep: float) -> None:
-    """One step of averaging, in place, on two lists made by `averageable`."""
-    torch._foreach_lerp_(averages, current, 1 - keep)
+def update(average: Mapping[str, Tensor], current: Mapping[str, Tensor], keep: float) -> None:
+    """One step of averaging, in place, on what `averageable` says of two networks of one kind."""
+    torch._foreach_lerp_(list(average.values()), list(current.values()), 1 - keep)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from backdrift.errors import UserError
+from backdrift.train.distributed import local
 
 
 class NonFinite(UserError):
@@ -25,10 +26,11 @@ class NonFinite(UserError):
         )
 
 
-def first_bad(net: nn.Module, again: Callable[[], None]) -> str:
+def first_bad(net: nn.Module, again: Callable[[], None]) -> str | None:
     """Words for the first thing in `net` that is not finite while `again` runs one forward and backward pass."""
     for name, parameter in net.named_parameters():
         if not _finite(parameter):
+            again()  # the other processes of the job, if there are any, wait for this pass
             return f"the weight {name}"
     found: list[str] = []
     layers = [(name, module) for name, module in net.named_modules() if not any(module.children())]
@@ -40,7 +42,7 @@ def first_bad(net: nn.Module, again: Callable[[], None]) -> str:
         for hook in hooks:
             hook.remove()
         net.zero_grad(set_to_none=True)
-    return found[0] if found else "the loss itself"
+    return found[0] if found else None
 
 
 def _watch(name: str, found: list[str]):
@@ -63,7 +65,7 @@ def _check(words: str, found: list[str]):
 
 
 def _finite(values: Tensor) -> bool:
-    return bool(values.detach().isfinite().all())
+    return bool(local(values.detach()).isfinite().all())
 
 
 def _trained(net: nn.Module):
@@ -91,12 +93,12 @@ def batch_that_fits(batch: int, trial: Callable[[int], None]) -> int:
     return 0
 
 
-def memory_sentence(batch: int, fits: int, parts: int) -> str:
-    """What to tell the user; `fits` is the number of pictures that pass through the network at once."""
+def memory_sentence(batch: int, at_once: int, fits: int, processes: int = 1) -> str:
+    """What to tell the user. at_once, fits: pictures that should, and that do pass through the network at once."""
     if not fits:
         return "Memory ran out, and not even a batch of 1 picture fits; use a smaller network or smaller pictures."
-    pieces = -(-batch // fits)
+    together = fits * processes
     return (
-        f"Memory ran out with {-(-batch // parts)} pictures at once; {fits} fit: use a batch of {fits}, "
-        f"or keep the batch of {batch} and pass it in {pieces} parts."
+        f"Memory ran out with {at_once} pictures at once; {fits} fit: use a batch of {together}, "
+        f"or keep the batch of {batch} and pass it in {-(-batch // together)} parts."
     )

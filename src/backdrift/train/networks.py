@@ -28,8 +28,11 @@ class NetChoice(ABC):
     pace: ClassVar[float] = 1.0
 
     @abstractmethod
-    def build(self, shape: tuple[int, int, int], classes: int) -> nn.Module:
-        """A new network for pictures of `shape` (C, H, W) and `classes` labels (0 for none)."""
+    def build(self, shape: tuple[int, int, int], classes: int, outputs: int | None = None) -> nn.Module:
+        """A new network for pictures of `shape` (C, H, W) and `classes` labels (0 for none).
+
+        outputs: channels that it returns, C by default.
+        """
 
 
 @kind("net.UNet")
@@ -45,10 +48,10 @@ class UNetChoice(NetChoice):
     residual_resampling: bool = False
     dropout: float = 0.0
 
-    def build(self, shape, classes):
+    def build(self, shape, classes, outputs=None):
         from backdrift.nets.unet import UNet
 
-        return UNet(shape[0], dims=len(shape) - 1, classes=classes, **vars(self))
+        return UNet(shape[0], outputs=outputs, dims=len(shape) - 1, classes=classes, **vars(self))
 
 
 @kind("net.MPUNet")
@@ -71,10 +74,10 @@ class MPUNetChoice(NetChoice):
         names = ("width", "multipliers", "blocks", "attention", "head_width", "dropout")
         return cls(**{name: getattr(unet, name) for name in names})
 
-    def build(self, shape, classes):
+    def build(self, shape, classes, outputs=None):
         from backdrift.nets.mp_unet import MPUNet
 
-        return MPUNet(shape[0], dims=len(shape) - 1, classes=classes, **vars(self))
+        return MPUNet(shape[0], outputs=outputs, dims=len(shape) - 1, classes=classes, **vars(self))
 
 
 @kind("net.DiT")
@@ -99,10 +102,10 @@ class DiTChoice(NetChoice):
             return cls(width=128, depth=4)
         return cls(patch=max(2, -(-side // 16)))
 
-    def build(self, shape, classes):
+    def build(self, shape, classes, outputs=None):
         from backdrift.nets.dit import DiT
 
-        return DiT(shape[0], dims=len(shape) - 1, classes=classes, **vars(self))
+        return DiT(shape[0], outputs=outputs, dims=len(shape) - 1, classes=classes, **vars(self))
 
 
 @kind("net.File")
@@ -110,6 +113,7 @@ class DiTChoice(NetChoice):
 class FileNet(NetChoice):
     """A class in someone's own file, called as `Name(shape=(C, H, W), classes=n)`. Make it with `FileNet.of`.
 
+    Only where it must return other channels than it is given, it is called with `outputs=` too.
     The module is called as net(x, noise, cond), as `backdrift.denoiser.Network` says.
     """
 
@@ -129,14 +133,18 @@ class FileNet(NetChoice):
             raise UserError(f"The network's file {path} cannot be read: {error.strerror}.") from error
         return cls(path, name, hashlib.sha256(content).hexdigest())
 
-    def build(self, shape, classes):
+    def build(self, shape, classes, outputs=None):
+        arguments = {"shape": shape, "classes": classes}
+        if outputs not in (None, shape[0]):
+            arguments["outputs"] = outputs
         make = getattr(_load(Path(self.path)), self.name, None)
         if make is None:
             raise UserError(f"{self.path} defines no {self.name}.")
         try:
-            net = make(shape=shape, classes=classes)
+            net = make(**arguments)
         except TypeError as error:
-            raise UserError(f"{self.name} must accept {self.name}(shape=(C, H, W), classes=n): {error}.") from error
+            words = ", ".join(f"{name}={value}" for name, value in arguments.items())
+            raise UserError(f"{self.name} must accept {self.name}({words}): {error}.") from error
         if not isinstance(net, nn.Module):
             raise UserError(f"{self.path}:{self.name} must make a torch.nn.Module, not a {type(net).__name__}.")
         return net
@@ -149,7 +157,7 @@ class GivenNet(NetChoice):
 
     name: str
 
-    def build(self, shape, classes):
+    def build(self, shape, classes, outputs=None):
         raise UserError(f"This run trained a {self.name} made in Python; pass such a module again as net=.")
 
 

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from backdrift.config import kind
 from backdrift.data.pictures import Pictures
 from backdrift.errors import UserError
+from backdrift.objective.base import Objective
+from backdrift.objective.denoising import Denoising
+from backdrift.objective.importance import ByLoss
+from backdrift.objective.pairing import Independent, Pairing
 from backdrift.objective.times import Angle, Times
 from backdrift.schedule import Cosine as CosineSchedule
 from backdrift.schedule import Schedule
 from backdrift.target import EDM_F, Target
-from backdrift.train.ema import Average, Power
+from backdrift.train.ema import Average, Power, Snapshots
 from backdrift.train.networks import NetChoice, UNetChoice
 from backdrift.train.precision import Precision
 from backdrift.train.rate import Cosine, Rate
+
+COUNTED = ("steps", "log_every", "validate_every", "checkpoint_every", "sample_every")  # in steps
 
 
 @kind("train.Options")
@@ -28,7 +34,9 @@ class TrainOptions:
     lr: AdamW's rate at its height; `rate` says how it rises and falls. weight_decay: AdamW's. clip: the largest norm of
         the gradient.
     label_dropout: the share of labels hidden, for guidance. flip: mirror pictures left to right at random.
-    average: of the weights. precision: of the network's arithmetic.
+    average: of the weights. snapshots: kept so that another average can be chosen afterwards.
+    precision: of the network's arithmetic.
+    target: what the network predicts. times: which are trained. objective: the loss. pairing: of noise and pictures.
     log_every, validate_every, checkpoint_every, sample_every: in steps; 0 is never (a run saves at its end anyway).
     """
 
@@ -43,11 +51,14 @@ class TrainOptions:
     flip: bool = False
     seed: int = 0
     average: Average = field(default_factory=Power)
+    snapshots: Snapshots = field(default_factory=Snapshots)
     precision: Precision = Precision.auto
     net: NetChoice = field(default_factory=UNetChoice)
     schedule: Schedule = field(default_factory=CosineSchedule)
     target: Target = field(default_factory=EDM_F)
     times: Times = field(default_factory=Angle)
+    objective: Objective = field(default_factory=Denoising)
+    pairing: Pairing = field(default_factory=Independent)
     log_every: int = 20
     validate_every: int = 500
     checkpoint_every: int = 500
@@ -65,11 +76,24 @@ class TrainOptions:
             raise UserError(f"seed must be a whole number from 0 to 2^63 - 1, not {self.seed}.")
         if not 0 <= self.label_dropout <= 1:
             raise UserError(f"label_dropout is a share of the labels, from 0 to 1, not {self.label_dropout}.")
+        if isinstance(self.times, ByLoss) and getattr(self.objective, "uncertainty", None) is not None:
+            raise UserError(
+                "A learned uncertainty makes the losses of all times alike, so times cannot follow the losses too: "
+                "choose one of the two."
+            )
         if self.parts > self.batch:
             raise UserError(f"A batch of {self.batch} cannot pass in {self.parts} parts.")
         for name in ("weight_decay", "validate_every", "checkpoint_every", "sample_every"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} must not be negative; 0 turns it off.")
+
+    def at_batch(self, batch: int) -> TrainOptions:
+        """The same training in batches of another size: as many pictures in all, and between two events.
+
+        The learning rate and the average, which are counted in shares and in pictures anyway, stay.
+        """
+        steps = {name: round(getattr(self, name) * self.batch / batch) for name in COUNTED if getattr(self, name)}
+        return replace(self, batch=batch, **{name: max(1, count) for name, count in steps.items()})
 
 
 def for_pictures(pictures: Pictures) -> TrainOptions:

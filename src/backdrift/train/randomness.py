@@ -1,4 +1,4 @@
-"""torch's own random state, which initial weights and dropout draw from: saved, restored, apart from the caller's."""
+"""torch's own random state, which initial weights and dropout draw from: keyed, and kept apart from the caller's."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+
+from backdrift.noise import mix
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:
@@ -22,6 +24,11 @@ def set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
     torch.set_rng_state(state["cpu"])
     if "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"], device)
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Make what torch draws in this step a function of seed, step and process alone."""
+    torch.manual_seed(mix(mix(mix(seed) ^ step) ^ rank))
 
 
 @contextmanager

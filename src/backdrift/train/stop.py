@@ -13,11 +13,13 @@ class Stopped(KeyboardInterrupt):
 class StopRequest:
     """Inside `with StopRequest() as stop:` the first SIGINT or SIGTERM sets `stop.asked`; the second interrupts.
 
-    Outside the main thread, where signals cannot be caught, nothing is changed.
+    patient: the second does not, for a process of torchrun, to which one Ctrl-C comes twice, from the terminal and from
+    torchrun (which does not wait for longer than half a minute). Outside the main thread, where signals cannot be
+    caught, nothing is changed.
     """
 
-    def __init__(self):
-        self.asked = False
+    def __init__(self, patient: bool = False):
+        self.asked, self._patient = False, patient
         self._old: dict[int, object] = {}
 
     def __enter__(self) -> StopRequest:
@@ -31,6 +33,6 @@ class StopRequest:
             signal.signal(number, handler or signal.SIG_DFL)
 
     def _handle(self, number, frame) -> None:
-        if self.asked:
+        if self.asked and not self._patient:
             raise KeyboardInterrupt
         self.asked = True

@@ -7,8 +7,7 @@ into batches, or shared among processes, changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 
 import torch
@@ -16,18 +15,9 @@ from torch import Tensor
 
 from backdrift.data.pictures import Pictures
 from backdrift.noise import Noise
+from backdrift.objective.base import Samples
 from backdrift.objective.denoising import drop_labels
 from backdrift.train.options import TrainOptions
-
-
-@dataclass(frozen=True)
-class Samples:
-    """What one pass needs: pictures x0 (B, C, H, W), times t (B,) on the CPU, conditions and noise."""
-
-    x0: Tensor
-    t: Tensor
-    cond: Mapping[str, Tensor]
-    noise: Noise
 
 
 @lru_cache(maxsize=2)
@@ -47,30 +37,59 @@ def indices(positions: Tensor, count: int, seed: int) -> Tensor:
     return found
 
 
-def draw(pictures: Pictures, options: TrainOptions, positions: Tensor, device: torch.device) -> Samples:
-    """The training samples at these places of the stream."""
-    chosen = indices(positions, len(pictures), options.seed)
-    noise = Noise(options.seed, positions).at("train")
-    x0 = pictures.tensor(chosen)
-    if options.flip:
-        mirrored = noise.at("flip").uniform(torch.zeros(len(positions), dtype=torch.float64)) < 0.5
-        x0[mirrored] = x0[mirrored].flip(-1)
-    cond = drop_labels(pictures.cond(chosen), noise.at("label"), options.label_dropout, len(pictures.classes))
-    return Samples(
-        x0.to(device),
-        options.times.times(noise.at("time"), options.schedule),
-        {name: value.to(device) for name, value in cond.items()},
-        noise.at("noise"),
-    )
+def draw(
+    pictures: Pictures,
+    options: TrainOptions,
+    positions: Tensor,
+    device: torch.device,
+    memory: Tensor | None = None,
+) -> Samples:
+    """The training samples at these places of the stream. memory: what the law of the times knows of the losses."""
+
+    def shown(places: Tensor) -> tuple[Tensor, Mapping[str, Tensor]]:
+        chosen = indices(places, len(pictures), options.seed)
+        noise = Noise(options.seed, places).at("train")
+        x0 = pictures.tensor(chosen)
+        if options.flip:
+            mirrored = noise.at("flip").uniform(torch.zeros(len(places), dtype=torch.float64)) < 0.5
+            x0[mirrored] = x0[mirrored].flip(-1)
+        return x0, drop_labels(pictures.cond(chosen), noise.at("label"), options.label_dropout, len(pictures.classes))
+
+    memory = options.times.memory() if memory is None else memory
+    return _samples(options, "train", positions, shown, memory, device)
 
 
 def held_out(pictures: Pictures, options: TrainOptions, positions: Tensor, device: torch.device) -> Samples:
     """The same draws for validation: always the same noise, no mirroring, every label shown."""
-    chosen = positions % len(pictures)
-    noise = Noise(options.seed, positions).at("validation")
+
+    def shown(places: Tensor) -> tuple[Tensor, Mapping[str, Tensor]]:
+        return pictures.tensor(places % len(pictures)), pictures.cond(places % len(pictures))
+
+    return _samples(options, "validation", positions, shown, options.times.memory(), device)
+
+
+def _samples(
+    options: TrainOptions, name: str, positions: Tensor, shown: Callable, memory: Tensor, device: torch.device
+) -> Samples:
+    """Samples of the stream `name`. shown: the pictures and conditions at places (N,)."""
+
+    def noise(places: Tensor) -> Noise:
+        return Noise(options.seed, places).at(name)
+
+    def look(places: Tensor) -> tuple[Tensor, Tensor, Mapping[str, Tensor]]:
+        x0, cond = shown(places)
+        return x0, noise(places).at("noise").normal(x0), cond
+
+    x0, cond = shown(positions)
+    drawn = options.times.draw(noise(positions).at("time"), options.schedule, memory)
+    partners = options.pairing.partners(positions, look)
     return Samples(
-        pictures.tensor(chosen).to(device),
-        options.times.times(noise.at("time"), options.schedule),
-        {name: value.to(device) for name, value in pictures.cond(chosen).items()},
-        noise.at("noise"),
+        x0.to(device),
+        drawn.t,
+        {name: value.to(device) for name, value in cond.items()},
+        noise(partners).at("noise"),
+        options.times.density(drawn.t, options.schedule),
+        drawn.share,
+        drawn.place,
+        positions.double() / (options.steps * options.batch),
     )

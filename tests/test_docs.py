@@ -46,3 +46,8 @@ def test_the_tutorial_is_up_to_date(monkeypatch):
     monkeypatch.chdir(path.parent)
     page = path.read_text(encoding="utf-8")
     assert docs.without_numbers(docs.execute(page)) == docs.without_numbers(page)
+
+
+def test_the_page_on_reconstruction_is_up_to_date():
+    page = (ROOT / "docs" / "inverse.md").read_text(encoding="utf-8")
+    assert docs.without_numbers(docs.execute(page)) == docs.without_numbers(page)

@@ -22,6 +22,7 @@ _NAMES = {
     "load": ("backdrift.model", "load"),
     "Model": ("backdrift.model", "Model"),
     "sample": ("backdrift.sample", "sample"),
+    "distill": ("backdrift.distillation", "distill"),
     "tune": ("backdrift.sample.tune", "tune"),
     "save_grid": ("backdrift.data", "save_grid"),
     "Noise": ("backdrift.noise", "Noise"),
@@ -35,10 +36,12 @@ _NAMES = {
 _MODULES = {
     # modules that are used as namespaces: bd.schedule.VP()
     "data": "backdrift.data",
+    "edit": "backdrift.edit",
     "evaluate": "backdrift.evaluate",
     "exact": "backdrift.exact",
     "grids": "backdrift.sample.grids",
     "guide": "backdrift.guide",
+    "interop": "backdrift.interop",
     "inverse": "backdrift.inverse",
     "likelihood": "backdrift.likelihood",
     "nets": "backdrift.nets",

@@ -7,6 +7,7 @@ A `Model` knows its classes, its scale and its run folder, so nothing has to be 
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -19,6 +20,7 @@ from backdrift.denoiser import Denoiser
 from backdrift.device import pick
 from backdrift.errors import UserError
 from backdrift.guide import ClassifierFree
+from backdrift.interop import diffusers, hub
 from backdrift.progress import training_bar
 from backdrift.run import Run, load_network, read_model
 from backdrift.sample import Grid, Plan, Sampler, Step, sample
@@ -30,12 +32,22 @@ BATCH = 256
 
 
 class Model:
-    """denoiser: the network. classes: the names of its labels, () without. folder: its run, or None."""
+    """denoiser: the network. classes: the names of its labels, () without. folder: its run, or None.
 
-    def __init__(self, denoiser: Denoiser, classes: Sequence[str] = (), folder: Path | None = None):
+    decode: from what the denoiser makes to pictures, where these differ (a latent model's decoder), or None.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        classes: Sequence[str] = (),
+        folder: Path | None = None,
+        decode: Callable[[Tensor], Tensor] | None = None,
+    ):
         self.denoiser = denoiser.eval().requires_grad_(False)
         self.classes = tuple(classes)
         self.folder = None if folder is None else Path(folder)
+        self.decode = decode
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -133,20 +145,45 @@ class Model:
         parts = []
         for low in range(0, len(index), batch):
             part = {name: value[low : low + batch].to(device) for name, value in cond.items()}
-            parts.append(
-                sample(
-                    denoiser,
-                    index=index[low : low + batch],
-                    solver=solver,
-                    steps=steps,
-                    grid=grid,
-                    plan=plan,
-                    cond=part or None,
-                    seed=seed,
-                    on_step=on_step,
-                )
+            made = sample(
+                denoiser,
+                index=index[low : low + batch],
+                solver=solver,
+                steps=steps,
+                grid=grid,
+                plan=plan,
+                cond=part or None,
+                seed=seed,
+                on_step=on_step,
             )
+            parts.append(made if self.decode is None else self.decode(made))
         return torch.cat(parts)
+
+    def save_pretrained(self, folder: str | os.PathLike) -> Path:
+        """Write what sampling needs of this model's run into a folder to publish, with a model card; returns it.
+
+        Raises `UserError` for a model without a run folder, or a folder that holds something else.
+        """
+        if self.folder is None or not Run(self.folder).begun() or diffusers.is_folder(self.folder):
+            raise UserError("Only a model with a run folder can be saved; load or train it with one.")
+        hub.save(Run(self.folder), Path(folder))
+        return Path(folder)
+
+    @classmethod
+    def from_pretrained(cls, name: str | os.PathLike, device: str | torch.device | None = None) -> Model:
+        """The model of a folder that `save_pretrained` wrote, or of a hub id, owner/name (extra "hub").
+
+        Raises `UserError` where there is none.
+        """
+        return load(hub.local(name), device)
+
+    def push_to_hub(self, name: str, *, private: bool = False) -> str:
+        """Publish as the hub's `name`, owner/name, under the user's login (extra "hub"); returns the address.
+
+        Raises `UserError` as `save_pretrained` does, and where the hub refuses.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            return hub.push(self.save_pretrained(Path(folder) / "model"), name, private)
 
 
 def load(
@@ -154,15 +191,27 @@ def load(
 ) -> Model:
     """The model of a run folder (or of its model.safetensors alone), with its averaged weights, ready to sample.
 
+    A folder that diffusers wrote is read as well (`backdrift.interop.diffusers`, which has further choices).
+
     device: the accelerator if there is one, by default. net: for a run of someone's own network, that network again.
 
     Raises `UserError` where the folder holds no model, a damaged one, or one that needs `net`.
     """
     path = Path(folder)
+    if diffusers.is_folder(path):
+        return _foreign(path, pick(device))
     network = load_network(path, pick(device), net)
     if path.is_file():
         return Model(network, read_model(path)[1]["data"]["classes"])
     return Model(network, Run(path).config()["data"]["classes"], path)
+
+
+def _foreign(path: Path, device: torch.device) -> Model:
+    """The model of a diffusers folder, with its decoder where it works on codes."""
+    parts = diffusers.Parts.find(path)
+    autoencoder = None if parts.autoencoder is None else diffusers.load_autoencoder(path).to(device)
+    denoiser = diffusers.load(path).to(device)
+    return Model(denoiser, parts.classes, path, None if autoencoder is None else autoencoder.decode)
 
 
 def train(
@@ -173,18 +222,28 @@ def train(
     start_from: str | os.PathLike | None = None,
     device: str | torch.device | None = None,
     net: nn.Module | None = None,
+    shard: bool = False,
     progress: bool = True,
 ) -> Model:
     """Train on the training part of `pictures` and return the model.
 
     options: by default chosen by the size of the pictures. run: the folder to keep (and, called again, to continue);
     None keeps nothing. start_from: another run, whose weights are the start. net: a module of your own, called as
-    net(x, noise, cond). progress: draw a progress bar.
+    net(x, noise, cond). shard: under torchrun, split the network over the processes. progress: draw a progress bar.
+
+    In a script that torchrun starts, the processes train together and process 0 alone writes.
 
     Raises `UserError` for bad input, before training starts.
     """
     with training_bar() if progress else nullcontext() as on_progress:
         trained = train_network(
-            pictures, options, run=run, start_from=start_from, device=device, net=net, on_progress=on_progress
+            pictures,
+            options,
+            run=run,
+            start_from=start_from,
+            device=device,
+            net=net,
+            shard=shard,
+            on_progress=on_progress,
         )
     return Model(trained.network, pictures.classes, None if run is None else Path(run))

@@ -1,12 +1,15 @@
 """Progress bars for long work (rich); the numerics know nothing of them and only call back.
 
-A bar appears with the first news, so that a mistake found before any work is a sentence alone, and only on a terminal.
+A bar appears with the first news, so that a mistake found before any work is a sentence alone, only on a terminal, and
+only in the first process of a job.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+from backdrift import processes
 
 
 @contextmanager
@@ -17,7 +20,8 @@ def _bar(words: str, *columns) -> Iterator[Callable]:
 
     console = Console(stderr=True)
     shown = (TextColumn("{task.description}"), BarColumn(bar_width=28), MofNCompleteColumn())
-    bar = Progress(*shown, *columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal)
+    hidden = processes.rank() > 0 or not console.is_terminal
+    bar = Progress(*shown, *columns, TimeRemainingColumn(), console=console, disable=hidden)
 
     def show(done: int, total: int, **fields) -> None:
         if not bar.tasks:

@@ -127,21 +127,6 @@ def test_data_that_are_one_point_are_reproduced(name, schedule):
         assert abs(float(noise - sigma)) <= allowed
 
 
-@pytest.mark.parametrize("name", NOISY)
-def test_the_law_from_the_table_is_that_of_simulation(name):
-    schedule, mean, variance, count = VP(), 0.3, 0.2, 20_000
-    plan = budgeted(TABLES[name], schedule, 6, DataScaled())
-    line = Mixture(torch.ones(1), torch.full((1, 1), mean, dtype=torch.float64), variance)
-    noise = Noise.of(1, count)
-    like = torch.zeros(count, 1, dtype=torch.float64)
-    x1 = noise.at("prior").normal(like) * float(schedule.alpha_sigma(1.0)[1])
-    out = plan.run(Line(line, schedule).denoiser, x1, None, noise)
-    expected_mean, expected_variance = plan.law(mean, variance)
-    error = float(expected_variance / count) ** 0.5
-    assert abs(float(out.mean() - expected_mean)) < 4 * error
-    assert float(out.var() / expected_variance) == pytest.approx(1, abs=4 * (2 / count) ** 0.5)
-
-
 def test_the_gaussian_error_sees_a_wrong_factor():
     plan = Heun().plan(VP(), LogSNR().times(VP(), 40, 0.9, 0.1))
     right = gaussian_error(plan)

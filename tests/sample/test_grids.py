@@ -98,6 +98,23 @@ def test_discrete_grids_are_the_index_formulas_of_their_sources(n):
     assert np.array_equal(entries(Linspace().times(VP(), n)), linspace)
 
 
+@pytest.mark.parametrize("table", [1000, 250])
+def test_discrete_grids_round_as_diffusers_does(table):
+    """Its float expressions one entry at a time, by Python's own round, half to even; exact halves are not rare."""
+    halves = 0
+    for n in range(2, table + 1):
+        step = (table - table / n) - table  # as numpy counts a range: the second value less the first
+        trailing = [round(table + i * step) - 1 for i in range(n)]
+        gap = (table - 1) / (n - 1)
+        linspace = [round(i * gap) for i in range(n - 1)] + [table - 1]
+        for grid, expected in ((Trailing(table), trailing), (Linspace(table), linspace[::-1])):
+            times = grid.times(VP(), n)
+            assert np.array_equal(np.rint(times[:-1].numpy() * table) - 1, expected), (grid, n)
+            assert bool((times.diff() < 0).all())
+        halves += sum((2 * i * table) % n == 0 and (2 * i * table // n) % 2 for i in range(n))
+    assert halves > 0
+
+
 @pytest.mark.parametrize("grid", DISCRETE, ids=repr)
 def test_discrete_grids_fall_to_zero_and_hit_the_table(grid):
     table = Tabulated.linear()

@@ -31,6 +31,16 @@ def test_carry_is_the_exact_flow_of_gaussian_data(schedule, t, s):
     assert torch.allclose(moved, want, rtol=2e-4, atol=2e-4 * float(want.abs().max()))
 
 
+def test_carry_resolves_one_direction_far_wider_than_the_rest():
+    """As in pictures: the first component has nearly all variance, and turns at a noise 16 times a coordinate's."""
+    variance = torch.full((256,), 0.05**2, dtype=torch.float64)
+    variance[0] = 64.0
+    denoiser = GaussianData(Flow(), 0.0, variance, (256,))
+    x1 = torch.randn(4, 256, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    out = carry(denoiser, x1, 1.0, 0.0)
+    assert float((out / (x1 * variance.sqrt()) - 1).abs().max()) < 2e-3
+
+
 @schedules
 def test_round_trip_on_a_mixture(schedule):
     data = Mixture(torch.ones(2), torch.tensor([[1.0, 0.0], [-1.0, 0.5]], dtype=torch.float64), 0.04)

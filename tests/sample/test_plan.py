@@ -194,9 +194,9 @@ def test_a_plan_is_bound_to_its_schedule_process_and_guidance():
     guided.guidance = 2.0
     plan.run(guided, x1)
     plan.with_guidance(2.0).run(guided, x1)
-    with pytest.raises(UserError, match=r"guidance 3.0, but the denoiser has 2.0"):
+    with pytest.raises(UserError, match=r"guidance 3, but the denoiser has 2"):
         plan.with_guidance(3.0).run(guided, x1)
-    with pytest.raises(UserError, match="but the denoiser has None"):
+    with pytest.raises(UserError, match="but the denoiser has none"):
         plan.with_guidance(3.0).run(GaussianData(VP()), x1)
 
 

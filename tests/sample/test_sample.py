@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 from cases import SCHEDULES, GaussianData
@@ -11,8 +13,12 @@ from backdrift.process import Gaussian, Masking, Product, UniformTokens
 from backdrift.sample import sample
 from backdrift.sample.ancestral import Bridge, Reveal
 from backdrift.sample.default import SHARE, default_grid, default_solver
+from backdrift.sample.exponential import DPMSolver
+from backdrift.sample.expsde import Churn
+from backdrift.sample.fixed import PLMS
 from backdrift.sample.gauge import TRIG
 from backdrift.sample.grids import Angle, Leading, Trailing, Uniform
+from backdrift.sample.langevin import AnnealedLangevin, PredictorCorrector
 from backdrift.sample.ode import DPMpp, Euler, Heun
 from backdrift.sample.sde import DDIM, DDPM
 from backdrift.schedule import EDM, VP, Cosine, Flow
@@ -147,6 +153,29 @@ def test_steps_are_calls_of_the_denoiser(schedule, solver):
             assert bool(x.isfinite().all())
 
 
+@pytest.mark.parametrize("schedule", [VP(), Flow(), EDM()], ids=lambda s: s.kind)
+def test_a_users_own_choice_survives_the_budget(schedule):
+    denoiser = GaussianData(schedule)
+
+    def spent(solver, steps):
+        denoiser.calls = 0
+        sample(denoiser, shape=(1, 1), solver=solver, steps=steps)
+        return denoiser.calls
+
+    for plain, steps in itertools.product((0, 1, 3), (1, 2, 5, 8)):
+        solver, intervals = Heun(plain=plain).budget(steps, schedule, 1.0)
+        assert min(plain, steps) <= solver.plain <= max(plain, 1) + 1 and solver.plain <= intervals
+        assert spent(Heun(plain=plain), steps) == steps
+    assert spent(Churn(Heun(plain=3)), 8) == 8
+    assert not PLMS(warmup=False).budget(9, schedule, 1.0)[0].warmup and spent(PLMS(warmup=False), 9) == 9
+    few, intervals = PredictorCorrector(corrections=2).budget(9, schedule, 1.0)
+    assert (few.corrections, intervals) == (2, 7) and spent(PredictorCorrector(corrections=2), 9) == 9
+    for solver, steps in ((AnnealedLangevin(repeats=(4, 1, 3)), 8), (DPMSolver(3, stages=(1, 3, 2, 1)), 7)):
+        assert spent(solver, steps) == steps
+        with pytest.raises(UserError, match=f"was given {steps} evaluations, but 5 were asked for"):
+            spent(solver, 5)
+
+
 def test_steps_are_calls_for_tokens_and_plans():
     denoiser = tokens(Masking(3), 4)
     for solver in (None, Reveal()):
@@ -170,7 +199,7 @@ def test_the_ways_to_call_it_agree():
     # the defaults, which take their constant from the recorded data scale
     denoiser.sigma_data = 0.7
     solver, grid = default_solver(denoiser), default_grid(denoiser)
-    assert solver.scale == grid.scale == pytest.approx(SHARE * 0.7)
+    assert solver.scale == grid.scale == pytest.approx(SHARE * 0.7 * 3**0.25)
     same(sample(denoiser, x1, steps=6), solver.run(denoiser, x1, grid.times(Flow(), 6)))
 
 

@@ -6,6 +6,7 @@ import difflib
 import importlib
 import sys
 
+from backdrift import processes
 from backdrift._version import __version__
 from backdrift.errors import UserError
 
@@ -13,11 +14,17 @@ VERBS = {
     "demo": "train on scikit-learn's digits, sample, evaluate and write a report",
     "train": "train on a folder of pictures, a .zip, a .npy/.npz, or the digits",
     "sample": "draw samples from a run, as a grid or thousands to a folder",
+    "edit": "edit a picture: new versions, a part filled in, variations, another label",
     "tune": "optimise a sampling plan for a run at a few evaluations, and use it from then on",
+    "distill": "make of a run a student that samples in one or two evaluations",
     "evaluate": "compare a run's samples, or any two sets of pictures, figure by figure",
     "score": "how probable a run finds pictures, in bits per dimension",
     "solvers": "measure every solver against exact answers",
+    "average": "choose the length of a run's average after training",
+    "export": "write a network and a plan as files that run without backdrift",
     "info": "what a run holds",
+    "runs": "every run in a folder, with its figures",
+    "compare": "runs side by side in one page, from the same seeds",
 }
 
 
@@ -37,16 +44,28 @@ def _run(arguments: list[str]) -> int:
     try:
         if verb not in VERBS:
             raise UserError(f"There is no verb {verb!r}{nearest(verb, VERBS)}; backdrift --help lists them.")
+        if verb != "train" and processes.count() > 1:
+            raise UserError(f"torchrun is for training; start backdrift {verb} by itself.")
         importlib.import_module(f"backdrift.cli.{verb}").main(rest)
     except UserError as error:
-        print(f"backdrift: {error}", file=sys.stderr)
+        _tell(str(error))
         return 2
     except KeyboardInterrupt as error:
-        print(f"backdrift: {error}" if str(error) else "backdrift: interrupted.", file=sys.stderr)
+        _tell(str(error) or "interrupted.")
         return 130
     except BrokenPipeError:
         return 0
     return 0
+
+
+def _tell(words: str) -> None:
+    """A line on standard error, once for all processes of a job."""
+    if processes.count() > 1:
+        from backdrift.train.distributed import speaks
+
+        if not speaks():
+            return
+    print(f"backdrift: {words}", file=sys.stderr, flush=True)
 
 
 def nearest(word: str, known) -> str:

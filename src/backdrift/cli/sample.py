@@ -20,13 +20,15 @@ class Sample:
     """Draw samples from a run: a grid as one PNG, or every sample as a file of its own in a folder."""
 
     run: Positional[Path]
-    """The run folder."""
+    """The run folder, or a folder that diffusers wrote."""
     n: int = 36
     """How many samples."""
     label: tuple[str, ...] | None = None
     """A class by number or name, or several that are repeated in turn; left out, unconditional."""
     guidance: float = 1.0
     """1 follows the label, more exaggerates it."""
+    cond: Path | None = None
+    """A .npz of further conditions by name, such as tokens (n, M, width), whose rows are repeated in turn."""
     steps: int = 20
     """Calls of the network."""
     solver: str | None = None
@@ -93,6 +95,7 @@ def sampler(options: Sample):
     chosen, places = solver(options.solver), grid(options.grid)
     model = load(options.run, options.device, None if options.net is None else FileNet.of(options.net))
     labels = model.labels(list(options.label), len(options.label)) if options.label else None
+    cond = read_conditions(options.cond)
 
     def draw(index: list[int]):
         # a sample's label goes by its number, so that it does not depend on which others are drawn
@@ -100,6 +103,7 @@ def sampler(options: Sample):
         return model.sample(
             index=index,
             label=label,
+            cond={name: value[[i % len(value) for i in index]] for name, value in cond.items()},
             guidance=options.guidance,
             steps=options.steps,
             solver=chosen,
@@ -112,12 +116,34 @@ def sampler(options: Sample):
     return draw
 
 
+def read_conditions(path: Path | None) -> dict:
+    """The arrays of a .npz as tensors by name, all of as many rows; {} for None. Raises `UserError` otherwise."""
+    import numpy as np
+    import torch
+
+    if path is None:
+        return {}
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            found = {name: torch.from_numpy(np.atleast_1d(file[name])) for name in file.files}
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise UserError(f"{path} is no .npz of arrays by name, as numpy.savez writes it.") from error
+    if not found or len({len(value) for value in found.values()}) != 1 or not len(next(iter(found.values()))):
+        raise UserError(f"The arrays in {path} must be conditions of as many rows each, at least one.")
+    return found
+
+
 def recipe_of(options: Sample) -> dict[str, str]:
     """What decides the pictures, which must be the same when a folder is continued; files by what is in them."""
     names = ("label", "guidance", "steps", "solver", "grid", "seed")
     recipe = {name: str(getattr(options, name)) for name in names}
-    for name, path in (("model", options.run / "model.safetensors"), ("plan", options.plan)):
-        recipe[name] = "None" if path is None else hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    own = options.run / "model.safetensors"
+    weights = [own] if own.exists() else sorted(options.run.rglob("*.safetensors"))
+    for name, files in (("model", weights), ("plan", [options.plan]), ("cond", [options.cond])):
+        content = hashlib.sha256()
+        for file in files:
+            content.update(file.read_bytes() if file else b"")
+        recipe[name] = content.hexdigest()[:16] if any(files) else "None"
     return recipe
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tyro.conf import Positional
@@ -11,7 +11,7 @@ from backdrift.cli import nearest
 from backdrift.cli.parse import parse, say
 from backdrift.errors import UserError
 
-METHODS = ("bound", "ode", "mmse")
+METHODS = ("bound", "steps", "ode", "mmse")
 
 
 @dataclass(frozen=True)
@@ -26,15 +26,22 @@ class Score:
     data: str = "held-out"
     """Pictures to score: "held-out" (the run's own), a folder, .zip, .npy/.npz, or "digits"."""
     method: str = "bound"
-    """bound (variational, 256 levels), ode (probability-flow density) or mmse (integral of squared errors)."""
+    """bound (variational, 256 levels), steps (that of a model of few steps, with its learned variances if it has them),
+    ode (probability-flow density) or mmse (integral of squared errors)."""
     n: int | None = None
     """Pictures to score, the first ones; left out, all."""
     steps: int | None = None
-    """Noise levels per draw (bound, mmse; 100) or Runge-Kutta steps of four calls (ode; 25)."""
+    """Noise levels per draw (bound, mmse; 100), steps of the model (steps; 50) or Runge-Kutta steps of four calls
+    (ode; 25)."""
+    fraction: float | None = None
+    """Of the reverse variances where they are not learned: 0 is DDPM's small one, 1 its large one (steps; 0)."""
     draws: int | None = None
-    """Independent estimates per picture (bound, mmse; 2), or probes of the trace (ode; 4)."""
+    """Independent estimates per picture (bound, steps, mmse; 2), or probes of the trace (ode; 4)."""
     finest: float | None = None
-    """Noise over signal at which the measure stops (bound: 0.0078, one level; ode and mmse: 0.0023)."""
+    """Noise over signal at which the measure stops (bound, steps: 0.0078, one level; ode and mmse: 0.0023)."""
+    clock: str | None = None
+    """Spread the noise levels evenly over the times of this schedule (bound): a name, a .json file, or learned, which
+    fits one to the run for the least variance and keeps it in the run as schedule.json."""
     labels: bool = False
     """Score each picture given its label; left out, without."""
     size: int | None = None
@@ -59,6 +66,7 @@ def main(arguments: list[str]) -> None:
         value = getattr(options, name)
         if value is not None and value < least:
             raise UserError(f"--{name} is at least {least}, not {value}.")
+    from backdrift.config import to_config
     from backdrift.files import write_json
     from backdrift.likelihood import score
     from backdrift.model import load
@@ -70,6 +78,8 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"{options.run} is a file; a score goes into its run: give the run's folder.")
     pictures, how = wanted(options, model), method(options)
     cond = labels(options, model, pictures)
+    if options.clock is not None:
+        how = replace(how, clock=clock(options, model, pictures, cond, how))
     with counting_bar("scoring") as bar:
         found = score(
             model.denoiser,
@@ -83,8 +93,8 @@ def main(arguments: list[str]) -> None:
     for line in found.lines():
         say(line)
     given = "given their labels" if cond else "without labels"
-    settings = asdict(how)
-    words = ", ".join(f"{name} {value:.4g}" for name, value in settings.items())
+    settings = to_config(vars(how))
+    words = ", ".join(f"{name} {value:.4g}" for name, value in settings.items() if isinstance(value, (int, float)))
     say(f"data {options.data}, {given}, seed {options.seed}, {words}")
     facts = {"method": options.method, "data": options.data, "labels": bool(cond), "seed": options.seed, **settings}
     path = model.folder / f"score-{options.method}.json"
@@ -94,12 +104,36 @@ def main(arguments: list[str]) -> None:
 
 def method(options: Score):
     """The library's object for --method, with what was typed."""
-    from backdrift.likelihood import ByBound, ByFlow, ByMmse
+    from backdrift.likelihood import ByBound, ByFlow, ByMmse, BySteps
 
+    if options.fraction is not None and options.method != "steps":
+        raise UserError("--fraction is of the variances of a model of few steps: it goes with --method steps.")
+    if options.clock is not None and options.method != "bound":
+        raise UserError("--clock says where the bound is evaluated: it goes with --method bound.")
     draws = "probes" if options.method == "ode" else "draws"
-    typed = {"steps": options.steps, draws: options.draws, "finest": options.finest}
-    chosen = {"bound": ByBound, "ode": ByFlow, "mmse": ByMmse}[options.method]
+    typed = {"steps": options.steps, draws: options.draws, "finest": options.finest, "fraction": options.fraction}
+    chosen = {"bound": ByBound, "steps": BySteps, "ode": ByFlow, "mmse": ByMmse}[options.method]
     return chosen(**{name: value for name, value in typed.items() if value is not None})
+
+
+def clock(options: Score, model, pictures, cond, how):
+    """The schedule of --clock; one that is learned is learned on the pictures that are scored, with other noises, which
+    leaves their score's expectation as it is."""
+    from backdrift.cli import choices
+    from backdrift.config import to_config
+    from backdrift.files import write_json
+    from backdrift.objective import fit_schedule
+    from backdrift.progress import counting_bar
+
+    if options.clock != "learned":
+        return choices.schedule(options.clock)
+    first = how.end(model.denoiser.process.schedule)
+    with counting_bar("learning a schedule") as bar:
+        found = fit_schedule(model.denoiser, pictures.tensor(), cond=cond, first=first, seed=options.seed, on_step=bar)
+    path = model.folder / "schedule.json"
+    write_json(path, to_config(found))
+    say(f"schedule {path}")
+    return found
 
 
 def wanted(options: Score, model):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tyro.conf import arg
+from tyro.conf import OmitArgPrefixes, arg
 
+from backdrift import processes
 from backdrift.cli.parse import notice, parse, say
 from backdrift.errors import UserError
 
@@ -83,6 +85,28 @@ class PictureOptions:
     """So many consecutive pictures share a side of the split (neighbouring slices, frames)."""
     skip_broken: bool = False
     """Leave broken pictures out instead of stopping."""
+    cache: Path | None = None
+    """A folder to keep the decoded pictures in, for sets that are slow to read or larger than memory."""
+
+
+@dataclass(frozen=True)
+class LossOptions:
+    """What a step minimises; by default the mean square error of what the network predicts."""
+
+    weight: str | None = None
+    """How much each noise level counts: simple, bound, truncated-snr, min-snr, soft-min-snr, p2, edm."""
+    uncertainty: bool = False
+    """Divide the loss at each noise level by its expectation there, which is learned."""
+    importance: bool = False
+    """Draw times more often where the loss is large, and count those losses less."""
+    learned_variance: bool = False
+    """Learn the variances of the reverse steps too, by the hybrid loss."""
+    variance_steps: int | None = None
+    """Steps of the model whose variances are learned (1000)."""
+    self_conditioning: bool = False
+    """Show the network its own first estimate, for half of the pictures."""
+    optimal_transport: int | None = None
+    """Pair noise and pictures by least distance in groups of so many, a divisor of the batch (for flow matching)."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +122,10 @@ class Train:
     """The folder of the run; by default runs/ and the name of the data."""
     steps: int | None = None
     """Optimiser steps."""
+    length: int | None = None
+    """Pictures to train on in all, in place of --steps."""
     batch: int | None = None
-    """Pictures per step."""
+    """Pictures per step, of all processes together; the defaults keep their length in pictures."""
     parts: int | None = None
     """Pieces in which a batch passes through the network, to save memory."""
     lr: float | None = None
@@ -109,6 +135,8 @@ class Train:
     """Another run, whose averaged weights are the start."""
     device: str | None = None
     """cpu, cuda, ...; by default the accelerator if there is one."""
+    shard: bool = False
+    """Under torchrun, split weights, averages and moments over the processes (FSDP2)."""
     precision: Literal["auto", "fp32", "bf16"] | None = None
     """Arithmetic of the network; auto times a product and takes bf16 where it pays."""
     network: Literal["unet", "mp-unet", "dit"] | None = None
@@ -118,13 +146,20 @@ class Train:
     target: str | None = None
     """What the network predicts: x0, eps, v, velocity, score, edm_f."""
     schedule: str | None = None
-    """Noise schedule: vp, cosine, ve, edm, flow, trig."""
+    """Noise schedule: vp, cosine, ve, edm, flow, trig, or a .json that backdrift score --clock learned has kept."""
+    times: str | None = None
+    """How training times are spread: angle (evenly over noise levels), uniform, logitnormal, lognormalsigma."""
     label_dropout: float | None = None
     """Share of labels hidden in training, for guidance."""
     flip: bool | None = None
     """Mirror pictures left to right at random."""
     checkpoint_every: int | None = None
     sample_every: int | None = None
+    snapshots: int | None = None
+    """Averages kept for backdrift average, 4 bytes per weight each (8); 0 keeps none."""
+    track: tuple[str, ...] = ()
+    """Show the figures in tensorboard or wandb too."""
+    loss: OmitArgPrefixes[LossOptions] = field(default_factory=LossOptions)
     unet: UNetOptions = field(default_factory=UNetOptions)
     mp_unet: MPUNetOptions = field(default_factory=MPUNetOptions)
     dit: DiTOptions = field(default_factory=DiTOptions)
@@ -157,28 +192,73 @@ def read(options: Train):
             skip_broken=how.skip_broken,
             validation=how.validation,
             block=how.block,
+            cache=how.cache,
             on_progress=bar,
         )
 
 
-def choices(options: Train, pictures):
-    """The library's `TrainOptions`: defaults by the pictures, overridden by what was typed."""
-    from backdrift.cli.choices import choose
+def choices(options: Train, pictures, before=None):
+    """The library's `TrainOptions`: defaults by the pictures, overridden by what was typed.
+
+    before: those of the run that is to be continued.
+    """
+    from backdrift.cli.choices import choose, schedule
     from backdrift.target import EDM_F
-    from backdrift.train.options import for_pictures
+    from backdrift.train.options import COUNTED, for_pictures
 
     names = ("steps", "batch", "parts", "lr", "seed", "precision", "label_dropout", "flip")
     names += ("checkpoint_every", "sample_every")
     typed = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     made = for_pictures(pictures)
+    if options.batch is not None and options.batch > 0:
+        made = made.at_batch(options.batch)
+    if options.length is not None:
+        if options.steps is not None:
+            raise UserError("--steps and --length both say how long to train; give one of them.")
+        typed["steps"] = -(-options.length // made.batch)
+    if before is not None:  # counted otherwise by an older release: a run keeps its counts
+        typed = {**{name: getattr(before, name) for name in COUNTED}, **typed}
     if options.schedule is not None:
-        typed["schedule"] = choose("schedule", options.schedule)
+        typed["schedule"] = schedule(options.schedule)
     if options.target is not None:
         target = choose("target", options.target)
         typed["target"] = made.target if isinstance(target, EDM_F) else target
+    if options.snapshots is not None:
+        typed["snapshots"] = replace(made.snapshots, count=options.snapshots)
+    typed |= loss(options, made)
     typed["net"] = network(options, made.net, max(pictures.shape[1:]))
     typed.setdefault("lr", made.lr * typed["net"].pace)
     return replace(made, **typed)
+
+
+def loss(options: Train, made) -> dict:
+    """What the options say of times, objective and pairing, in the words of `TrainOptions`; `made` has the defaults."""
+    from backdrift.cli.choices import choose
+    from backdrift.objective import EDM, ByLoss, Denoising, Hybrid, OptimalTransport, Simple, Uncertainty
+
+    said = options.loss
+    if said.variance_steps is not None and not said.learned_variance:
+        raise UserError("--variance-steps is of learned variances; add --learned-variance.")
+    times = made.times
+    if options.times is not None:
+        chosen = choose("times", options.times)
+        times = made.times if type(chosen) is type(made.times) else chosen
+    weight = Simple() if said.weight is None else choose("weight", said.weight)
+    if isinstance(weight, EDM):
+        weight = EDM(made.target.sigma_data)
+    steps = {} if said.variance_steps is None else {"steps": said.variance_steps}
+    typed = {
+        "times": ByLoss(times) if said.importance else times,
+        "objective": Denoising(
+            weight,
+            Uncertainty() if said.uncertainty else None,
+            Hybrid(**steps) if said.learned_variance else None,
+            0.5 if said.self_conditioning else 0.0,
+        ),
+    }
+    if said.optimal_transport is not None:
+        typed["pairing"] = OptimalTransport(said.optimal_transport)
+    return typed
 
 
 def network(options: Train, unet, side: int):
@@ -203,6 +283,7 @@ def network(options: Train, unet, side: int):
 
 def run(options: Train, command: list[str]) -> Path:
     """Train, draw grids on the way, write the report; returns the run folder."""
+    from backdrift.cli.choices import tracker
     from backdrift.model import Model
     from backdrift.progress import training_bar
     from backdrift.report.run import write_report
@@ -210,8 +291,13 @@ def run(options: Train, command: list[str]) -> Path:
     from backdrift.train.loop import train
 
     folder = Run(options.run or Path("runs") / Path(options.data).stem)
+    trackers = [tracker(word, folder) for word in options.track] if processes.rank() == 0 else []
     pictures = read(options)
-    made = choices(options, pictures)
+    made = choices(options, pictures, folder.options() if folder.begun() else None)
+
+    def record(values: dict) -> None:
+        for each in trackers:
+            each(values)
 
     def draw(step: int, denoiser) -> None:
         from backdrift.data import save_grid
@@ -220,7 +306,10 @@ def run(options: Train, command: list[str]) -> Path:
         label = [i % len(pictures.classes) for i in range(36)] if pictures.classes else None
         save_grid(model.sample(36, label=label, steps=15), folder.samples / f"step-{step:07d}.png")
 
-    with training_bar() as bar:
+    with ExitStack() as stack:
+        for each in trackers:
+            stack.callback(each.close)
+        bar = stack.enter_context(training_bar())
         trained = train(
             pictures,
             made,
@@ -231,7 +320,11 @@ def run(options: Train, command: list[str]) -> Path:
             on_progress=bar,
             on_notice=notice,
             on_sample=draw,
+            on_record=record,
+            shard=options.shard,
         )
+    if processes.rank() > 0:
+        return folder.folder
     model = Model(trained.network, pictures.classes, folder.folder)
     path = write_report(folder, model, pictures)
     say(f"model   {folder.model_path}")

@@ -16,13 +16,15 @@ class Tune:
     """Optimise a sampling plan for a run at a few evaluations; `backdrift sample` uses it from then on."""
 
     run: Positional[Path]
-    """The run folder."""
+    """The run folder, or a folder that diffusers wrote."""
     nfe: int = 5
     """Calls of the network per sample."""
     guidance: float = 1.0
     """The guidance weight that the plan is for."""
-    label: tuple[str, ...] = ()
+    label: tuple[str, ...] | None = None
     """The classes to tune on, by number or name; left out, all of them, and no label too where guidance is 1."""
+    cond: Path | None = None
+    """A .npz of further conditions by name, whose rows the noises take in turn."""
     noises: int | None = None
     """Noises to train on, and as many to judge."""
     updates: int | None = None
@@ -35,17 +37,18 @@ class Tune:
 
 def main(arguments: list[str]) -> None:
     options = parse(Tune, "tune", arguments)
-    if options.nfe < 1:
-        raise UserError(f"A plan needs at least 1 evaluation, not {options.nfe}.")
+    if options.label == ():
+        raise UserError("--label needs a value.")
     from dataclasses import replace
 
     from backdrift.model import load
     from backdrift.progress import counting_bar
     from backdrift.report.tuning import write_tuning_report
     from backdrift.run import Run
-    from backdrift.sample.tune import Effort, tuned
+    from backdrift.sample.tune import Effort, check_budget, tuned
     from backdrift.train.networks import FileNet
 
+    check_budget(options.nfe)
     model = load(options.run, options.device, None if options.net is None else FileNet.of(options.net))
     cond = conditions(model, options)
     denoiser = model.guided(options.guidance, cond)
@@ -62,12 +65,19 @@ def main(arguments: list[str]) -> None:
 
 
 def conditions(model, options: Tune):
-    """{"label": (C,)}, the classes that the noises take in turn; None for a model without labels."""
+    """The conditions (C, ...) that the noises take in turn, labels among them where the model has any; or None."""
     import torch
 
+    from backdrift.cli.sample import read_conditions
+
+    cond, label = read_conditions(options.cond), None
     if options.label:
-        return {"label": model.labels(list(options.label), len(options.label))}
-    if not model.classes:
-        return None
-    # one more than the classes is "no label", which guidance cannot follow
-    return {"label": torch.arange(len(model.classes) + (options.guidance == 1))}
+        label = model.labels(list(options.label), len(options.label))
+    elif model.classes:
+        # one more than the classes is "no label", which guidance cannot follow and not every network knows
+        none = options.guidance == 1 and not getattr(model.denoiser, "needs_condition", False)
+        label = torch.arange(len(model.classes) + none)
+    if label is not None:
+        rows = max((len(value) for value in cond.values()), default=len(label))
+        cond["label"] = label[torch.arange(rows) % len(label)]
+    return cond or None

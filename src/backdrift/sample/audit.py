@@ -10,10 +10,13 @@ the other, F_s^-1 F_t, so that on a mixture the exact answer for any start is tw
     error      on 1-D mixtures from the quantiles of the start, relative to the error of returning the data's mean
     bias       the output's standard deviation on Gaussian data over the true one, minus 1, over the whole of [0, 1]
     largest    the largest entry of the plan's tables
+    strong     the order of a stochastic solver's distance between n and 2n steps along one Brownian path; on Gaussian
+               data both outputs are linear in the same increments, so that this too is a number
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -94,7 +97,7 @@ def gaussian_error(plan: Plan, means: Tensor = MEANS, variances: Tensor = VARIAN
     before, after = (alpha_t**2 * variances + sigma_t**2).sqrt(), (alpha**2 * variances + sigma**2).sqrt()
     run = plan.affine(means, variances)
     centre = run.gain * alpha_t * means + run.offset - alpha * means
-    if plan.noise.any():
+    if plan.stochastic:
         width = ((run.gain * before) ** 2 + run.noise.square().sum(0)).sqrt() - after
     else:
         width = run.gain * before - after
@@ -110,14 +113,44 @@ def measured_order(
     grid: Grid | None = None,
 ) -> float:
     """The slope of -log error on log n: n intervals uniform in log-SNR from low to high, or on the whole of a grid."""
-    times = [
-        LogSNR().times(schedule, n, float(schedule.time(low)), float(schedule.time(high)))
-        if grid is None
-        else grid.times(schedule, n)
-        for n in counts
-    ]
+    times = [_between(schedule, n, low, high) if grid is None else grid.times(schedule, n) for n in counts]
     errors = [gaussian_error(solver.plan(schedule, t)) for t in times]
+    return _slope(counts, errors)
+
+
+def _between(schedule: Schedule, n: int, low: float, high: float) -> Tensor:
+    return LogSNR().times(schedule, n, float(schedule.time(low)), float(schedule.time(high)))
+
+
+def _slope(counts: Sequence[int], errors: Sequence[float]) -> float:
     return float(-np.polyfit(np.log(counts), np.log(errors), 1)[0])
+
+
+def strong_gap(coarse: Plan, fine: Plan, means: Tensor = MEANS, variances: Tensor = VARIANCES) -> float:
+    """Root mean square distance of two plans' outputs on data N(means, variances), from one start along one path.
+
+    Every noise interval of `coarse` is cut into the same number of those of `fine`; its standard normal is then
+    sum_j sqrt(length_j / length) xi_j, with lengths in the noise angle.
+    """
+    lengths = [plan.schedule.angle(plan.noise_intervals) for plan in (coarse, fine)]
+    before, after = (ends[:, 0] - ends[:, 1] for ends in lengths)
+    parts = len(after) // len(before)
+    share = (after / before.repeat_interleave(parts)).sqrt().view(-1, *[1] * means.dim())
+    a, b = (plan.affine(means, variances) for plan in (coarse, fine))
+    alpha, sigma = coarse.schedule.alpha_sigma(coarse.start)
+    noise = b.noise - a.noise.repeat_interleave(parts, 0) * share
+    gain = b.gain - a.gain
+    centre = gain * alpha * means + b.offset - a.offset
+    spread = gain**2 * (alpha**2 * variances + sigma**2) + noise.square().sum(0)
+    return float((centre**2 + spread).mean().sqrt())
+
+
+def strong_order(
+    solver: Solver, schedule: Schedule, counts: Sequence[int] = (96, 192, 384), low: float = -6.0, high: float = 4.0
+) -> float:
+    """The slope of -log(strong gap between n and 2n intervals) on log n, uniform in log-SNR from low to high."""
+    plans = [solver.plan(schedule, _between(schedule, n, low, high)) for n in (*counts, 2 * counts[-1])]
+    return _slope(counts, [strong_gap(a, b) for a, b in itertools.pairwise(plans)])
 
 
 def variance_bias(solver: Solver, schedule: Schedule, steps: int, variance: float = 0.25) -> float:
@@ -199,7 +232,7 @@ def conformance_lines(schedule: Schedule) -> dict[str, Line]:
 
 
 def relative_error(solver: Sampler, line: Line, steps: int, grid: Grid | None = None, n: int = 256) -> float:
-    """Error at `steps` evaluations, relative to that of returning the data's mean (which is its standard deviation).
+    """Error at `steps` evaluations, relative to that of returning the data's mean for the same starts.
 
     Deterministic solvers: root mean square distance from the exact end of the same start. Stochastic ones: the same
     after sorting both, which is the Wasserstein distance between the laws (up to the draw of n samples).
@@ -211,12 +244,12 @@ def relative_error(solver: Sampler, line: Line, steps: int, grid: Grid | None = 
     out = solver.run(line.denoiser, x1, times, None, Noise.of(0, n))
     if is_stochastic(solver, schedule, times):
         out = out.sort(0).values
-    return float((out - exact).square().mean().sqrt()) / line.std
+    return float(((out - exact).square().mean() / (exact - line.mean).square().mean()).sqrt())
 
 
 def is_stochastic(solver: Sampler, schedule: Schedule, times: Tensor) -> bool:
     """Whether the sampler draws noise; one that is not a table is taken to."""
-    return not isinstance(solver, Solver) or bool(solver.plan(schedule, times).noise.any())
+    return not isinstance(solver, Solver) or solver.plan(schedule, times).stochastic
 
 
 # ---------------------------------------------------------------------- the table
@@ -226,13 +259,15 @@ def is_stochastic(solver: Sampler, schedule: Schedule, times: Tensor) -> bool:
 class Row:
     """One line of `backdrift solvers`.
 
-    order: of convergence, as stated, 0 for samplers that have none. measured: the same on each schedule. error: on the
-    mixture of two modes by evaluations, for deterministic solvers. bias: by evaluations. None where it does not apply.
+    order: of convergence, as stated, 0 for samplers that have none. measured: the same on each schedule. strong: the
+    measured order of a stochastic one's strong error. error: on the mixture of two modes by evaluations, for
+    deterministic solvers. bias: by evaluations. None where it does not apply.
     """
 
     name: str
     order: int
     measured: tuple[float, ...] | None
+    strong: float | None
     stochastic: bool
     error: Mapping[int, float] | None
     bias: Mapping[int, float] | None
@@ -252,13 +287,14 @@ def audit(
     line = conformance_lines(schedule)["two"]
     for name, sampler in (samplers or registered()).items():
         if not isinstance(sampler, Solver):
-            rows.append(Row(name, 0, None, True, None, None, None))
+            rows.append(Row(name, 0, None, None, True, None, None, None))
             continue
         plan = budgeted(sampler, schedule, 10, DataScaled())
         measured = tuple(measured_order(sampler, s) for s in schedules) if sampler.convergence else None
-        stochastic = bool(plan.noise.any())
+        stochastic = plan.stochastic
+        strong = strong_order(sampler, schedule, (48, 96)) if stochastic and sampler.strong else None
         error = None if stochastic else {n: relative_error(sampler, line, n) for n in steps}
         bias = {n: variance_bias(sampler, schedule, n) for n in steps}
         largest = max(float(table.abs().max()) for table in (plan.states, plan.means))
-        rows.append(Row(name, sampler.convergence, measured, stochastic, error, bias, largest))
+        rows.append(Row(name, sampler.convergence, measured, strong, stochastic, error, bias, largest))
     return rows

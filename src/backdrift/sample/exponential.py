@@ -17,7 +17,7 @@ from backdrift.errors import UserError
 from backdrift.sample.gauge import DATA, Gauge, pairs, straight
 from backdrift.sample.guard import Guard
 from backdrift.sample.rule import Rule
-from backdrift.sample.solver import Solver
+from backdrift.sample.solver import Solver, check_evaluations
 from backdrift.sample.trace import Linear, Tracer
 from backdrift.sample.variable import LOG
 from backdrift.schedule import Schedule
@@ -58,6 +58,10 @@ class Singlestep(Solver):
 
     def budget(self, steps, schedule, start):
         first, last = (int(not math.isfinite(schedule.logsnr(t))) for t in (start, 0.0))
+        if self.stages:
+            inner = self.stages[first : len(self.stages) - last]
+            check_evaluations(self, (first, *inner, last), steps)
+            return replace(self, guarded=True), len(self.stages)
         inner = steps - first - last
         stages = (1,) * steps if inner < 1 else (1,) * first + split(inner, self.order) + (1,) * last
         return replace(self, stages=stages, guarded=True), len(stages)

@@ -7,6 +7,8 @@ adds noise before a deterministic step instead of after.
 With lambda = log(alpha / sigma), h = lambda_s - lambda_t and eta = tau^2 the share of the reverse SDE's noise,
 
     x_s = (sigma_s / sigma_t) e^(-eta h) x_t + alpha_s (1 - e^(-(1 + eta) h)) Dbar + sigma_s sqrt(1 - e^(-2 eta h)) xi.
+
+`order` is that of the law. The strong order, along one Brownian path, is 1 for all of them (audit.py measures it).
 """
 
 from __future__ import annotations
@@ -185,11 +187,11 @@ class Churn(Solver):
         gamma = min(self.amount / count, math.sqrt(2) - 1)
         for n, (t, s) in enumerate(itertools.pairwise(times)):
             raised = self._raised(schedule, t, gamma)
-            if raised > t:
-                (alpha, sigma), (alpha_up, sigma_up) = pairs(schedule, [t, raised])
-                keep = alpha_up / alpha
-                std = math.sqrt(max(sigma_up**2 - (keep * sigma) ** 2, 0.0)) * self.inflate
-                x = keep * x + std * trace.noise(t, raised)
+            (alpha, sigma), (alpha_up, sigma_up) = pairs(schedule, [t, raised])
+            keep = alpha_up / alpha if raised > t else 1.0
+            std = math.sqrt(max(sigma_up**2 - (keep * sigma) ** 2, 0.0)) * self.inflate
+            # of the path's stretch from t to s, and also where std = 0: the path then refines with the grid
+            x = keep * x + std * trace.noise(t, s)
             base = self.base
             if isinstance(base, Heun):
                 base = replace(base, plain=int(n >= count - plain))

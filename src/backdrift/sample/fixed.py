@@ -80,7 +80,7 @@ class PLMS(Solver):
     order = 2
 
     def budget(self, steps, schedule, start):
-        warm = steps > 2
+        warm = self.warmup and steps > 2
         return replace(self, guarded=True, warmup=warm), steps - warm
 
     def trace(self, trace, x, schedule, times):

@@ -10,6 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -178,16 +179,19 @@ class Karras(Grid):
 
 @dataclass(frozen=True)
 class _Discrete(Grid):
-    """Times of a table of `table` steps; entry k, counted from 0, lies at t = (k + 1) / table."""
+    """Times of a table of `table` steps; entry k, counted from 0, lies at t = (k + 1) / table.
+
+    Entries are diffusers' own, for every `table` and n: the same floating-point expressions, rounded half to even.
+    """
 
     table: int = 1000
 
     @abstractmethod
-    def steps(self, n: int) -> Tensor:
+    def steps(self, n: int) -> np.ndarray:
         """The n table entries to evaluate, falling."""
 
     def place(self, schedule, n, start, end):
-        return torch.cat([(self.steps(n) + 1) / self.table, torch.zeros(1, dtype=torch.float64)])
+        return torch.from_numpy(np.append((self.steps(n) + 1) / self.table, 0.0))
 
     def times(self, schedule, n, start=1.0, end=0.0):
         if (start, end) != (1.0, 0.0):
@@ -206,26 +210,28 @@ class Trailing(_Discrete):
     """Entries K, K - K/n, ...: starts at t = 1. Lin et al. 2024, arXiv:2305.08891, Table 2."""
 
     def steps(self, n):
-        return (self.table - torch.arange(n, dtype=torch.float64) * self.table / n).round() - 1
+        # where K / n is rounded down, the range has one value too many, at 0
+        return np.arange(self.table, 0, -self.table / n)[:n].round() - 1
 
 
 @kind("grid.Leading")
 @dataclass(frozen=True)
 class Leading(_Discrete):
-    """Entries 0, K/n, 2 K/n, ...: never evaluates at t = 1, so it treats pure noise as slightly clean."""
+    """Entries 0, K // n, 2 (K // n), ...: never evaluates at t = 1, so it treats pure noise as slightly clean."""
 
     offset: int = 0
 
     def steps(self, n):
-        return torch.arange(n - 1, -1, -1, dtype=torch.float64) * (self.table // n) + self.offset
+        return np.arange(n - 1.0, -1, -1) * (self.table // n) + self.offset
 
 
 @kind("grid.Linspace")
 @dataclass(frozen=True)
 class Linspace(_Discrete):
-    """n entries evenly from K - 1 down to 0: the last step is all but empty, which leaves a bias at few steps."""
+    """n entries evenly from K - 1 down to 0: the last step is all but empty, which leaves a bias at few steps.
+
+    As in diffusers' DDIM and PNDM; its DPM-Solver and UniPC space n + 1 entries and leave out the last.
+    """
 
     def steps(self, n):
-        if n == 1:
-            return torch.zeros(1, dtype=torch.float64)
-        return torch.linspace(self.table - 1, 0, n, dtype=torch.float64).round()
+        return np.linspace(0, self.table - 1, n).round()[::-1]

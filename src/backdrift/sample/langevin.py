@@ -21,7 +21,7 @@ from backdrift.sample.gauge import pairs, straight
 from backdrift.sample.guard import Guard
 from backdrift.sample.plan import Step
 from backdrift.sample.sde import step_variances
-from backdrift.sample.solver import Sampler, Solver, check_times
+from backdrift.sample.solver import Sampler, Solver, check_evaluations, check_times
 
 
 @kind("solver.AnnealedLangevin")
@@ -32,7 +32,8 @@ class AnnealedLangevin(Solver):
     At a level:  x <- x + (size / 2) (alpha D - x) + sigma sqrt(size) xi,  which is their step size eps sigma_i^2 /
     sigma_L^2 with size = eps / sigma_L^2. The last evaluation at a level is spent on the way to the next, by holding D
     constant. published: the last one is a Langevin step too, and x / alpha is left as it is between levels, which needs
-    levels so close that Langevin steps take the surplus noise away; the last level still ends in D.
+    levels so close that Langevin steps take the surplus noise away; the last level still ends in D. The noise belongs
+    to evaluations and not to a path in time, so more levels do not refine it.
 
     size: the step in units of sigma^2, below 4 (0.2 in the paper). repeats: the evaluations at each level, from the
     first; () means `inner` at each. It samples by mixing, not by integration: it has no order in the number of levels.
@@ -43,12 +44,16 @@ class AnnealedLangevin(Solver):
     repeats: tuple[int, ...] = ()
     published: bool = False
     order = 0
+    strong = 0
 
     def __post_init__(self):
         if not (0 < self.size < 4 and self.inner >= 1):
             raise UserError("AnnealedLangevin needs a size in (0, 4) and at least one inner step.")
 
     def budget(self, steps, schedule, start):
+        if self.repeats:
+            check_evaluations(self, self.repeats, steps)
+            return self, len(self.repeats)
         levels = max(1, steps // self.inner)
         repeats = tuple(steps // levels + (n < steps % levels) for n in range(levels))
         return replace(self, repeats=repeats), levels
@@ -122,7 +127,7 @@ class _ReverseSDE(Solver):
 class EulerMaruyama(_ReverseSDE):
     """The reverse SDE by Euler-Maruyama in t. Song et al. 2021, arXiv:2011.13456, Eq. 6 and appendix E.
 
-    f = alpha' / alpha and g^2 = (sigma^2)' - 2 f sigma^2 at the start of the step.
+    f = alpha' / alpha and g^2 = (sigma^2)' - 2 f sigma^2 at the start of the step. Weak and strong order 1.
     """
 
     def increments(self, schedule, t, s):
@@ -139,7 +144,8 @@ class EulerMaruyama(_ReverseSDE):
 class ReverseDiffusion(_ReverseSDE):
     """The reverse SDE by the forward process's own increments. Song et al. 2021, arXiv:2011.13456, Eq. 46.
 
-    x_s = (2 - alpha_t / alpha_s) x_t + v score + sqrt(v) xi, v the variance that the process adds from s to t.
+    x_s = (2 - alpha_t / alpha_s) x_t + v score + sqrt(v) xi, v the variance that the process adds from s to t. Weak and
+    strong order 1.
     """
 
     def increments(self, schedule, t, s):
@@ -157,6 +163,8 @@ class PredictorCorrector(Sampler):
     itself, so that a sample does not depend on its batch (the published code averages over the batch). Where a score
     is small, e is capped at twice its usual 2 snr^2 sigma^2, and at sigma^2 / 2, where the step would leave the level.
 
+    The noise is keyed by step: a correction has a size of its own, so there is no path for more steps to refine.
+
     predictor: any one-evaluation solver, such as ReverseDiffusion() or DDIM(eta=1). corrections: how many of the steps,
     from the first, are followed by a correction; None means all but the last, after which nothing is evaluated.
     """
@@ -170,9 +178,10 @@ class PredictorCorrector(Sampler):
             raise UserError(f"PredictorCorrector needs snr > 0, not {self.snr}.")
 
     def budget(self, steps, schedule, start):
-        intervals = steps // 2 + 1
+        most = (steps - 1) // 2
+        corrections = most if self.corrections is None else min(self.corrections, most)
         predictor, _ = self.predictor.budget(1, schedule, start)
-        return replace(self, predictor=predictor, corrections=steps - intervals), intervals
+        return replace(self, predictor=predictor, corrections=corrections), steps - corrections
 
     def run(self, denoiser, x1, times, cond=None, noise=None, on_step=None):
         process = denoiser.process

@@ -2,12 +2,15 @@
 
 The probability flow is an ordinary differential equation, so every picture has one noise and every noise one picture.
 `carry` follows it in either direction, with the classical fourth-order rule in the clock log tan(w / 2), where w is the
-noise angle of the data scaled to unit variance (the derivation is in exact/flow.py). Halving the steps tells the error;
-`round_trip` measures it. Song et al. 2021, arXiv:2011.13456, section 4.3 and appendix D.
+noise angle of the data divided by their diameter, sqrt(D) standard deviations for D coordinates (the derivation is in
+exact/flow.py). Noise of that size decides between distant data: above it the clock is even in alpha / sigma, below in
+its logarithm. Halving the steps tells the error; `round_trip` measures it. Song et al. 2021, arXiv:2011.13456, section
+4.3 and appendix D.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -22,7 +25,9 @@ from backdrift.process.gaussian import Gaussian
 from backdrift.sample.default import data_scale, default_grid, default_solver
 from backdrift.sample.plan import Plan, Step
 
-FLOOR = 1e-3  # the angle below which the denoiser's answer is held: far below what a picture's 8 bits resolve
+FLOOR = (
+    1e-3  # of the standard deviation: noise below which the denoiser's answer is held, far below 8 bits of a picture
+)
 
 
 @torch.no_grad()
@@ -39,7 +44,9 @@ def carry(denoiser: Denoiser, x: Tensor, t: float, s: float, *, cond: Mapping | 
         raise UserError(f"Times lie in [0, 1], but the flow was asked for from {t} to {s}.")
     if steps < 1:
         raise UserError(f"The flow needs at least 1 step, not {steps}.")
-    schedule, scale, count = denoiser.process.schedule, data_scale(denoiser), len(x)
+    schedule, count = denoiser.process.schedule, len(x)
+    spread = math.sqrt(x[0].numel())
+    scale = data_scale(denoiser) * spread
 
     def angle_norm(time: float) -> tuple[Tensor, Tensor]:
         alpha, sigma = schedule.alpha_sigma(torch.full((count,), float(time), dtype=torch.float64))
@@ -53,7 +60,7 @@ def carry(denoiser: Denoiser, x: Tensor, t: float, s: float, *, cond: Mapping | 
 
     (start, norm), (end, norm_end) = angle_norm(t), angle_norm(s)
     z = x.reshape(count, -1).double() / norm[:, None].to(x.device)
-    out = reference_flow(mean, z, start, end, steps, FLOOR)
+    out = reference_flow(mean, z, start, end, steps, FLOOR / spread)
     return (out * norm_end[:, None]).view(x.shape).to(x.dtype)
 
 

@@ -39,8 +39,8 @@ class Heun(Solver):
     """The trapezoidal rule with an Euler predictor, two evaluations a step, in a gauge.
 
     In the noise gauge it is Karras et al. 2022, arXiv:2206.00364, Algorithm 1. A step that ends at sigma = 0, where the
-    direction cannot be evaluated, is an Euler step. plain: how many of the last steps are Euler steps in any case.
-    guarded: whether a step that guard.py does not let pass is an Euler step too.
+    direction cannot be evaluated, is an Euler step. plain: how many of the last steps are Euler steps in any case (one
+    more where a number of evaluations asks for it). guarded: whether a step that guard.py does not let pass is one too.
     """
 
     gauge: Gauge = field(default=FLOW)
@@ -51,8 +51,9 @@ class Heun(Solver):
     def budget(self, steps, schedule, start):
         # the last step to sigma = 0 is plain anyway; one more plain step makes up an odd number of evaluations
         single = int(schedule.alpha_sigma(0.0)[1] == 0)
-        odd = (steps - single) % 2
-        return replace(self, plain=single + odd, guarded=True), (steps + single + odd) // 2
+        least = min(max(self.plain, single), steps)
+        plain = least + (steps - least) % 2
+        return replace(self, plain=plain, guarded=True), (steps + plain) // 2
 
     def trace(self, trace, x, schedule, times):
         at = pairs(schedule, times)

@@ -98,6 +98,11 @@ class Plan:
         """N, the number of calls of the denoiser."""
         return len(self.times) - 1
 
+    @cached_property
+    def stochastic(self) -> bool:
+        """Whether it draws any noise."""
+        return bool(self.noise.any())
+
     # ------------------------------------------------------------------ running
 
     def run(
@@ -118,7 +123,7 @@ class Plan:
             draws = map(denoiser.process.project, draws)
         slots: list[Tensor | None] = [None] * self._slots
         slots[0] = x1
-        total = self.evaluations
+        total, dtype = self.evaluations, x1.dtype
         for n, (t, base, scale, rest, new, dead) in enumerate(self._program):
             for slot in new:
                 slots[slot] = next(draws)
@@ -133,7 +138,7 @@ class Plan:
                 return y
             mean = denoiser(y, t, cond).mean
             slots[1 + n] = y
-            slots[1 + total + n] = mean = mean if mean.dtype == x1.dtype else mean.to(x1.dtype)
+            slots[1 + total + n] = mean = mean if mean.dtype == dtype else mean.to(dtype)
             if on_step is not None:
                 on_step(Step(n, total, t, y, mean))
             del mean
@@ -150,10 +155,11 @@ class Plan:
             raise UserError(f"This plan was made for {self.schedule}, but the denoiser runs on {process.schedule}.")
         weight = getattr(denoiser, "guidance", None)
         if self.guidance is not None and weight != self.guidance:
-            raise UserError(f"This plan was made for guidance {self.guidance}, but the denoiser has {weight}.")
+            words = "none" if weight is None else f"{weight:g}"
+            raise UserError(f"This plan was made for guidance {self.guidance:g}, but the denoiser has {words}.")
 
     def _draws(self, noise: Noise | Sequence[Tensor] | None, like: Tensor) -> Iterator[Tensor]:
-        if not bool(self.noise.any()):
+        if not self.stochastic:
             return iter(())
         if noise is None:
             raise UserError("This plan is stochastic: give it a Noise, such as Noise.of(seed, batch).")

@@ -1,4 +1,8 @@
-"""Stochastic solvers: the reverse process with fresh noise in every step."""
+"""Stochastic solvers: the reverse process with fresh noise in every step.
+
+Both converge with order 1 in law and with strong order 1: along one Brownian path, that is for one seed, twice the
+steps halve the distance to where the path leads.
+"""
 
 from __future__ import annotations
 
@@ -90,4 +94,35 @@ class DDPM(Solver):
             std = min(std, sigma_s) if self.guarded else std
             # also where std = 0, in the last step: the path then has as many intervals as the grid, and refines
             x = x + std * trace.noise(times[n], times[n + 1])
+        return x
+
+
+@kind("solver.Jump")
+@dataclass(frozen=True)
+class Jump(Solver):
+    """x_s = alpha_s D + sigma_s (sqrt(1 - gamma^2) eps + gamma xi): to the denoiser's answer, and from there to s.
+
+    The sampler of consistency models, whose D is the end of the path. gamma: the share of fresh noise. 1 noises D anew
+    (Song et al. 2023, arXiv:2303.01469, Algorithm 1), 0 is DDIM, between them it is the gamma-sampling of Kim et al.
+    2024, arXiv:2310.02279, Algorithm 3. On an ordinary denoiser it follows no flow and has order 0 for gamma > 0.
+    """
+
+    gamma: float = 1.0
+    order = 0
+    strong = 0
+
+    def __post_init__(self):
+        if not 0 <= self.gamma <= 1:
+            raise UserError(f"Jump takes a gamma in [0, 1], not {self.gamma}.")
+
+    def trace(self, trace, x, schedule, times):
+        at = pairs(schedule, times)
+        for n in range(len(times) - 1):
+            (alpha, sigma), (alpha_s, sigma_s) = at[n], at[n + 1]
+            D = trace.evaluate(x, times[n])
+            keep = math.sqrt(1 - self.gamma**2) * sigma_s / sigma
+            x = keep * x + (alpha_s - keep * alpha) * D
+            if self.gamma > 0:
+                # also where sigma_s = 0, in the last step: the path then has as many intervals as the grid, and refines
+                x = x + self.gamma * sigma_s * trace.noise(times[n], times[n + 1])
         return x

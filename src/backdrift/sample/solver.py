@@ -42,9 +42,14 @@ class Solver(Sampler):
 
     Subclasses are frozen dataclasses that state their `order` of convergence on the probability-flow ODE and write
     their algorithm in `trace`.
+
+    strong: the order of the strong error of those that draw noise, the distance between n and 2n steps along one
+    Brownian path. It is 1, measured, also where the law converges faster: a step sees its stretch of the path by its
+    increment alone. 0 where the noise follows no path.
     """
 
     order: int = 1
+    strong: int = 1
 
     @property
     def convergence(self) -> int:
@@ -81,3 +86,9 @@ def check_times(times: Sequence[float]) -> None:
     for t, s in itertools.pairwise(times):
         if not s < t:
             raise UserError(f"A grid falls from noise to data, but {t:.6g} is followed by {s:.6g}.")
+
+
+def check_evaluations(solver: Solver, parts: Sequence[int], steps: int) -> None:
+    """Raises `UserError` unless the evaluations that the user gave each part of a run add up to `steps`."""
+    if sum(parts) != steps:
+        raise UserError(f"{type(solver).__name__} was given {sum(parts)} evaluations, but {steps} were asked for.")

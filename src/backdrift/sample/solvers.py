@@ -9,7 +9,7 @@ from backdrift.sample.fixed import IPNDM, PLMS
 from backdrift.sample.langevin import AnnealedLangevin, EulerMaruyama, PredictorCorrector, ReverseDiffusion
 from backdrift.sample.multistep import DEIS, ERSDE, LMS, ExactDPMpp, LogDEIS, Multistep, SASolver
 from backdrift.sample.ode import DPMpp, Euler, Heun
-from backdrift.sample.sde import DDIM, DDPM
+from backdrift.sample.sde import DDIM, DDPM, Jump
 from backdrift.sample.unipc import PublishedUniPC, UniPC
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "ExponentialRK",
     "GaussianStart",
     "Heun",
+    "Jump",
     "LogDEIS",
     "Multistep",
     "PredictorCorrector",

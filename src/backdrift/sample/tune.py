@@ -30,13 +30,14 @@ from backdrift.errors import UserError
 from backdrift.exact import Atoms
 from backdrift.noise import Noise
 from backdrift.process.gaussian import Gaussian
-from backdrift.sample.default import LAST, SHARE, AdamsFlow, data_scale, default_grid, default_solver
+from backdrift.sample.default import LAST, AdamsFlow, clock_scale, default_grid, default_solver
 from backdrift.sample.grids import DataScaled
 from backdrift.sample.ode import DPMpp
 from backdrift.sample.plan import Plan
 from backdrift.sample.search import searched_grid
 
 FINE = 40  # evaluations of the reference where no exact flow is known
+MOST = 24  # evaluations of a tuned plan: with more, the reference would be hardly finer
 BATCH = 1024  # noises in one call of the denoiser
 
 
@@ -48,6 +49,13 @@ class Effort:
     batch: int = 512
     steps: int = 1500
     rate: float = 0.01
+
+    def __post_init__(self):
+        if min(self.noises, self.batch, self.steps) < 1 or not self.rate > 0:
+            raise UserError(
+                "Tuning needs at least 1 noise, 1 a batch, 1 update and a rate > 0, "
+                f"not {self.noises}, {self.batch}, {self.steps} and {self.rate:g}."
+            )
 
     @classmethod
     def of(cls, denoiser: Denoiser) -> Effort:
@@ -137,12 +145,11 @@ def tuned(
     denoiser: any of a Gaussian process; a guided one gives a plan bound to its weight. cond: conditions (C, ...) each,
     used in turn for the noises. on_step: called with (step, steps).
 
-    Raises `UserError` for another process, or fewer than 1 evaluation.
+    Raises `UserError` for another process, or a number of evaluations that is not 1 to `MOST`.
     """
+    check_budget(nfe)
     if not isinstance(denoiser.process, Gaussian):
         raise UserError(f"Plans are tuned for Gaussian processes, not {type(denoiser.process).__name__}.")
-    if nfe < 1:
-        raise UserError(f"A plan needs at least 1 evaluation, not {nfe}.")
     effort = effort or Effort.of(denoiser)
     train, fresh = (_task(denoiser, cond, seed, name, effort) for name in ("tune", "judge"))
     plans = hand_made(denoiser, nfe, train)
@@ -157,6 +164,12 @@ def tuned(
     weight = getattr(denoiser, "guidance", None)
     chosen = chosen if weight is None else chosen.with_guidance(weight)
     return Tuned(chosen, improved, best, plans, errors, fresh)
+
+
+def check_budget(nfe: int) -> None:
+    """Raises `UserError` unless a plan of so many evaluations can be tuned."""
+    if not 1 <= nfe <= MOST:
+        raise UserError(f"A plan is tuned for 1 to {MOST} evaluations, not {nfe}; with more, use the default sampler.")
 
 
 def _task(denoiser: Denoiser, cond: Mapping | None, seed: int, name: str, effort: Effort) -> Task:
@@ -197,16 +210,16 @@ def _rows(cond: Mapping | None, index: Tensor) -> Mapping | None:
 
 def hand_made(denoiser: Denoiser, nfe: int, task: Task) -> dict[str, Plan]:
     """The plans from which tuning starts, and with which it is compared, by name."""
-    schedule, scale = denoiser.process.schedule, data_scale(denoiser)
+    schedule = denoiser.process.schedule
     found = {"default": default_solver(denoiser).plan(schedule, default_grid(denoiser).times(schedule, nfe))}
-    for share in (0.5, 1.0):
-        times = DataScaled(share * scale, LAST).times(schedule, nfe)
-        found[f"default at {share:g} of the data's scale"] = AdamsFlow(share * scale).plan(schedule, times)
+    for factor in (0.7, 1.4):
+        scale = factor * clock_scale(denoiser)
+        times = DataScaled(scale, LAST).times(schedule, nfe)
+        found[f"default at {factor:g} of its scale"] = AdamsFlow(scale).plan(schedule, times)
     few = task.part(torch.arange(min(64, len(task.x1))))
-    if nfe <= 24:
-        times = searched_grid(denoiser, few.x1, nfe, few.cond).times(schedule, nfe)
-        found["default solver, searched grid"] = AdamsFlow(SHARE * scale).plan(schedule, times)
-        found["DPM-Solver++(2M), searched grid"] = DPMpp(2).plan(schedule, times)
+    times = searched_grid(denoiser, few.x1, nfe, few.cond).times(schedule, nfe)
+    found["default solver, searched grid"] = default_solver(denoiser).plan(schedule, times)
+    found["DPM-Solver++(2M), searched grid"] = DPMpp(2).plan(schedule, times)
     return found
 
 
@@ -226,7 +239,7 @@ def _descend(
         parameters.append(table.gaps.requires_grad_())
     adam = torch.optim.Adam(parameters, lr=effort.rate, betas=(0.9, 0.99))
     fall = torch.optim.lr_scheduler.CosineAnnealingLR(adam, effort.steps)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed % 2**63)
     for n in range(effort.steps):
         chosen = torch.randint(len(task.x1), (min(effort.batch, len(task.x1)),), generator=generator)
         part = task.part(chosen)
@@ -257,7 +270,7 @@ class Table:
     @classmethod
     def of(cls, plan: Plan) -> Table:
         """Raises `UserError` for a stochastic plan."""
-        if bool(plan.noise.any()):
+        if plan.stochastic:
             raise UserError("A stochastic plan cannot be tuned: start from a deterministic one.")
         alpha, sigma = plan.schedule.alpha_sigma(plan.times)
         count = plan.evaluations

@@ -1,0 +1,117 @@
+"""`backdrift edit`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from backdrift.cli.parse import parse, say
+from backdrift.errors import UserError
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Edit a picture with a run's model: a new version, a part of it filled in, a variation, or another label.
+
+    Writes one PNG: the picture, the mask if there is one, and the results.
+    """
+
+    run: Positional[Path]
+    """The run folder."""
+    image: Path
+    """The picture."""
+    mask: Path | None = None
+    """White where the picture is kept, black where it is made anew; grey blends."""
+    strength: float | None = None
+    """How far the picture goes towards noise and comes back anew: above 0, 1 forgets it. By default 1 with a mask, 0.5
+    without."""
+    rounds: int = 1
+    """With a mask: how often each step is repeated, so that what is made fits what is kept (RePaint)."""
+    soft: int = 0
+    """With a mask: pixels over which its known side fades."""
+    vary: float | None = None
+    """Instead: a variation, this share of a quarter turn from the picture's own noise."""
+    before: str | None = None
+    """With --label: the picture's present label, so that it is inverted under it and made again under the other."""
+    label: str | None = None
+    """A class by number or name to follow."""
+    guidance: float = 1.0
+    """1 follows the label, more exaggerates it."""
+    n: int = 8
+    """How many results, one seed each (one for --before, which has no randomness)."""
+    steps: int = 20
+    """Calls of the network for each result."""
+    seed: int = 0
+    fit: str | None = None
+    """What to do with a picture or mask of another size: crop, pad or stretch."""
+    out: Path | None = None
+    """The .png to write; by default samples/edit-NAME.png in the run."""
+    device: str | None = None
+    net: str | None = None
+    """The network's own file, for a run trained with --net."""
+
+
+def main(arguments: list[str]) -> None:
+    import torch
+
+    from backdrift.cli.choices import fit
+    from backdrift.data import read_mask, read_picture, save_grid
+    from backdrift.model import load
+    from backdrift.train.networks import FileNet
+
+    options = parse(Edit, "edit", arguments)
+    check(options)
+    model = load(options.run, options.device, None if options.net is None else FileNet.of(options.net))
+    shape = model.event_shape
+    picture = read_picture(options.image, shape, fit(options.fit, (255, 255, 255)))
+    mask = None if options.mask is None else read_mask(options.mask, shape, fit(options.fit, (0, 0, 0)))
+    with torch.no_grad():
+        made = results(options, model, picture, mask)
+    shown = [picture] if mask is None else [picture, (2 * mask - 1).expand(shape)]
+    out = options.out or options.run / "samples" / f"edit-{options.image.stem}.png"
+    save_grid(torch.stack([*shown, *made.cpu()]), out, columns=len(shown) + min(len(made), 8))
+    say(f"{len(made)} results beside the picture  {out}")
+
+
+def check(options: Edit) -> None:
+    """Raises `UserError` for choices that exclude each other."""
+    if options.n < 1:
+        raise UserError(f"Ask for at least one result, not {options.n}.")
+    ways = {"--mask": options.mask, "--vary": options.vary, "--before": options.before}
+    chosen = [name for name, value in ways.items() if value is not None]
+    if len(chosen) > 1:
+        raise UserError(f"{' and '.join(chosen)} are different edits; choose one.")
+    if options.strength is not None and (options.vary is not None or options.before is not None):
+        raise UserError(f"{chosen[0]} does not use --strength; leave one of them out.")
+    if options.mask is None and (options.rounds != 1 or options.soft != 0):
+        raise UserError("--rounds and --soft belong to a --mask.")
+    if options.before is not None and options.label is None:
+        raise UserError("--before is the picture's present label; add --label, the one it is to get.")
+    if options.out is not None and options.out.suffix.lower() != ".png":
+        raise UserError(f"The sheet is written as PNG; let {options.out} end in .png.")
+
+
+def results(options: Edit, model, picture, mask):
+    """The edited pictures (n, C, H, W)."""
+    from backdrift.edit import Masked, Replacement, blend, recondition, sdedit, soft_edge, vary
+
+    n = 1 if options.before is not None else options.n
+    x0 = picture.expand(n, *picture.shape).to(next(model.denoiser.parameters()).device)
+    labels = model.labels(options.label, n)
+    cond = {} if labels is None else {"label": labels.to(x0.device)}
+    denoiser = model.guided(options.guidance, cond)
+    if options.vary is not None:
+        return vary(denoiser, x0, options.vary, cond=cond, seed=options.seed)
+    if options.before is not None:
+        before = {"label": model.labels(options.before, n).to(x0.device)}
+        return recondition(denoiser, x0, before, cond)
+    if mask is None:
+        strength = 0.5 if options.strength is None else options.strength
+        return sdedit(denoiser, x0, strength, steps=options.steps, cond=cond, seed=options.seed)
+    mask = (soft_edge(mask, options.soft) if options.soft else mask).to(x0.device)
+    solver = Replacement(x0, Masked(mask.expand(picture.shape)), options.rounds)
+    strength = 1.0 if options.strength is None else options.strength
+    made = sdedit(denoiser, x0, strength, solver=solver, steps=options.steps, cond=cond, seed=options.seed)
+    return blend(x0, made, mask)

@@ -1,0 +1,74 @@
+"""`backdrift edit`: the sheet that it writes, and one sentence for each mistake."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture
+def files(tmp_path):
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).save(tmp_path / "in.png")
+    mask = np.full((8, 8), 255, np.uint8)
+    mask[:, 5:] = 0
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    Image.fromarray(mask[:4]).save(tmp_path / "low.png")
+    (tmp_path / "text.png").write_text("no picture")
+    return tmp_path
+
+
+def tile(path, i):
+    """Picture i of a sheet with one row of 8 x 8 pictures, enlarged 8 times with gaps of 2."""
+    return np.asarray(Image.open(path).convert("L"))[::8, 66 * i : 66 * i + 64 : 8]
+
+
+def test_inpainting_keeps_what_is_kept(cli, digits_run, files):
+    out = files / "sheet.png"
+    words = ("--image", files / "in.png", "--mask", files / "mask.png", "--n", 3, "--steps", 6, "--rounds", 2)
+    assert cli("edit", digits_run, *words, "--label", 3, "--out", out).status == 0
+    picture = np.asarray(Image.open(files / "in.png"))
+    assert (tile(out, 0) == picture).all() and (tile(out, 1) == np.asarray(Image.open(files / "mask.png"))).all()
+    made = [tile(out, i) for i in (2, 3, 4)]
+    assert all((one[:, :5] == picture[:, :5]).all() for one in made)
+    assert (made[0] != made[1]).any() and (made[0][:, 5:] != picture[:, 5:]).any()
+
+
+def test_weak_edits_stay_near_and_zero_variation_returns(cli, digits_run, files):
+    out, picture = files / "sheet.png", np.asarray(Image.open(files / "in.png")).astype(int)
+    image = ("--image", files / "in.png", "--out", out, "--n", 1)
+    gaps = []
+    for strength in (0.02, 0.9):
+        assert cli("edit", digits_run, *image, "--strength", strength).status == 0
+        gaps.append(np.abs(tile(out, 1).astype(int) - picture).mean())
+    assert gaps[0] < 10 < gaps[1]
+    assert cli("edit", digits_run, *image, "--vary", 0).status == 0
+    assert np.abs(tile(out, 1).astype(int) - picture).mean() < 2
+
+
+def test_relabelling_to_the_same_label_returns(cli, digits_run, files):
+    out, picture = files / "sheet.png", np.asarray(Image.open(files / "in.png")).astype(int)
+    words = ("--image", files / "in.png", "--before", 4, "--label", 4, "--out", out)
+    assert cli("edit", digits_run, *words).status == 0
+    assert np.abs(tile(out, 1).astype(int) - picture).mean() < 2
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--image", "gone.png"), "There is no picture"),
+        (("--image", "text.png"), "cannot be read as a picture"),
+        (("--image", "low.png"), "8 x 4 pixels"),
+        (("--image", "in.png", "--mask", "low.png"), "8 x 4 pixels"),
+        (("--image", "in.png", "--strength", "1.5"), "strength"),
+        (("--image", "in.png", "--rounds", "2"), "belong to a --mask"),
+        (("--image", "in.png", "--mask", "mask.png", "--vary", "0.2"), "choose one"),
+        (("--image", "in.png", "--vary", "0.2", "--strength", "0.2"), "leave one"),
+        (("--image", "in.png", "--before", "1"), "add --label"),
+        (("--image", "in.png", "--label", "12"), "no label"),
+        (("--image", "in.png", "--n", "0"), "at least one"),
+        (("--image", "in.png", "--guidance", "2"), "needs a condition"),
+    ],
+)
+def test_mistakes(refused, digits_run, files, monkeypatch, words, sentence):
+    monkeypatch.chdir(files)
+    assert sentence in refused("edit", digits_run, *words)

@@ -12,6 +12,7 @@ from backdrift.fewstep.tangent import Differences, Exact
 from backdrift.noise import Noise
 from backdrift.objective.base import Samples
 from backdrift.process import Gaussian
+from backdrift.sample.default import default_grid
 
 MEAN = torch.tensor([0.4, -0.3, 0.1]).double()  # in units of sigma_data
 VAR = torch.tensor([0.5, 1.0, 1.7]).double()
@@ -142,7 +143,7 @@ def test_distillation_loss_is_of_second_order_in_the_steps(schedule):
         place = (torch.arange(n).double() + 0.5) / n
         losses = objective.losses(net, head, given(schedule, n, torch.zeros(n), place)).total
         # times the gap, the distance itself: the error of one step of the teacher
-        grid = bd.grids.DataScaled(0.7 * SIGMA_DATA, 0.5).times(schedule, steps)
+        grid = default_grid(net).times(schedule, steps)
         gap = noise_level(net, grid[:-1]) - noise_level(net, grid[1:])
         return float((losses.detach() * gap)[: steps // 2].max())
 

@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from cases import SCHEDULES, GaussianData, fitted_order, interior
@@ -12,7 +13,17 @@ from backdrift.exact import Mixture
 from backdrift.guide import ClassifierFree
 from backdrift.noise import Noise
 from backdrift.process import Gaussian
-from backdrift.sample.default import LAST, SHARE, AdamsFlow, ScaledFlow, data_scale, default_grid, default_solver
+from backdrift.sample.default import (
+    LAST,
+    LONG,
+    SHARE,
+    AdamsFlow,
+    ScaledFlow,
+    clock_scale,
+    data_scale,
+    default_grid,
+    default_solver,
+)
 from backdrift.sample.grids import DataScaled
 from backdrift.sample.ode import DPMpp
 from backdrift.schedule import EDM, VP, Cosine, Flow
@@ -34,6 +45,34 @@ def test_gauge_rows_and_clock_are_derivatives_of_its_scale(unit, r):
     assert torch.allclose((high - low) / dw, torch.tensor(gauge.row(1.0, r), dtype=torch.float64), rtol=1e-6)
     assert dw * r / (2 * h) == pytest.approx(float(gauge.rate(torch.tensor(math.log(r)).double().numpy())), rel=1e-6)
     assert gauge.ratio(gauge.clock(1.0, r)) == pytest.approx(r)
+
+
+@pytest.mark.parametrize("n", [2, 3, 6])
+def test_rule_is_polynomials_fitted_and_integrated(n):
+    """Re-derived by numpy's fits on Flow: z = x / c, dz = f dw; the past is pushed back in predictions alone."""
+    k, schedule, denoiser = 0.4, Flow(), GaussianData(Flow())
+    t = DataScaled(k, LAST).times(schedule, n).numpy()
+    c = (1 - t) * k + t
+    w = t / c
+
+    def change(places, values, start, end):
+        integral = np.polyint(np.polyfit(places, values, len(places) - 1))
+        return np.polyval(integral, end) - np.polyval(integral, start)
+
+    start, places, values = 1.3, [], []
+    z = before = start / c[0]
+    for i in range(n):
+        x = z * c[i]
+        D = float(denoiser(torch.tensor([[x]], dtype=torch.float64), float(t[i])).mean)
+        f = (x - (1 - t[i]) * D) / t[i] - D / k
+        if i:
+            z = before + change([w[i], *places], [f, *values], w[i - 1], w[i])
+        last = i == n - 1
+        places, values = [w[i], *places][: 2 if last else 3], [f, *values][: 2 if last else 3]
+        before, back = z, 1 + ((w[i] - w[i + 1]) / LONG) ** 2
+        z = z + change([w[i] + back * (p - w[i]) for p in places], values, w[i], w[i + 1])
+    out = AdamsFlow(k).plan(schedule, t).run(denoiser, torch.tensor([[start]], dtype=torch.float64))
+    assert float(out) == pytest.approx(z * c[-1], abs=1e-10)
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -88,8 +127,10 @@ def test_scale_comes_from_the_data():
     std = three().draw(200_000).double().var(0).mean().sqrt()
     assert data_scale(exact) == pytest.approx(float(std), rel=0.01)
     assert data_scale(ClassifierFree(exact, 2.0)) == data_scale(exact)
-    assert default_solver(exact) == AdamsFlow(SHARE * data_scale(exact))
-    assert default_grid(exact) == DataScaled(SHARE * data_scale(exact), LAST)
+    assert clock_scale(exact) == pytest.approx(SHARE * data_scale(exact) * 2**0.25)
+    assert clock_scale(GaussianData(VP(), event_shape=(3, 4, 4))) == pytest.approx(SHARE * 0.5 * 48**0.25)
+    assert default_solver(exact) == AdamsFlow(clock_scale(exact))
+    assert default_grid(exact) == DataScaled(clock_scale(exact), LAST)
     assert data_scale(GaussianData(VP())) == 0.5
 
 

@@ -11,13 +11,23 @@ the step again with the cubic through the new f too, and go on; one evaluation a
 clock but for its last interval, which is half as long and is predicted with a straight line, because nothing corrects
 it any more.
 
-k is `SHARE` of the data's standard deviation, which every run records. `SHARE`, the half interval and the orders were
-chosen on mixtures of 2, 8 and 32 dimensions, then frozen; docs/measured.md says what they reach elsewhere.
+A long step predicts too much: the answer x_0 settles on its way to the data, and what it did before is no measure of
+what it will do. So a prediction over a step of length h places the past values 1 + (h / `LONG`)^2 times as far back as
+they are, which divides the slope by as much and the curvature by its square. The corrector uses the true places, and
+the change vanishes fast enough to leave the order of convergence.
+
+k lies between the two scales at which data resolve. The noise drowns details when it is as large as a coordinate's
+standard deviation s, which every run records, and the choice between distant data when it is as large as their
+distance, which is sqrt(D) s for D coordinates. k is `SHARE` of the geometric mean of the two, D^(1/4) s.
+
+The three constants were chosen on mixtures of 2 to 64 dimensions and looked at on two trained networks, then frozen;
+docs/measured.md says what they reach elsewhere.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,11 +41,13 @@ from backdrift.sample.ancestral import Bridge
 from backdrift.sample.gauge import Gauge
 from backdrift.sample.grids import DataScaled, Grid, Uniform
 from backdrift.sample.rule import Known, Rule
+from backdrift.sample.sde import Jump
 from backdrift.sample.solver import Sampler, Solver
-from backdrift.sample.variable import CLOCK
+from backdrift.sample.variable import CLOCK, Place
 
-SHARE = 0.7
+SHARE = 0.55
 LAST = 0.5
+LONG = 0.25
 
 
 @kind("gauge.ScaledFlow")
@@ -69,10 +81,10 @@ class ScaledFlow(Gauge):
 class AdamsFlow(Solver):
     """Adams-Bashforth of three values, corrected by Adams-Moulton, in the straight path's clock (see above).
 
-    scale: what the data are divided by, `SHARE` of their standard deviation. Third order: the first step has one value.
+    scale: what the data are divided by, k above. Third order: the first step has one value.
     """
 
-    scale: float = SHARE / 2
+    scale: float = 0.5
     order = 3
 
     def __post_init__(self):
@@ -83,7 +95,6 @@ class AdamsFlow(Solver):
         steps = list(itertools.pairwise(rule.place(t) for t in times))
         known: list[Known] = []
         taken = None
-        reach = min(3, len(steps) - 1)  # fewer steps than values are too long for their polynomial
         for n, (at, to) in enumerate(steps):
             D = trace.evaluate(x, at.t)
             here = rule.known(x, D, at)
@@ -92,30 +103,48 @@ class AdamsFlow(Solver):
                 again = rule.step([here, *known], steps[n - 1][0], at)
                 share = again.keep / taken.keep
                 x = share * x + again.rest - share * taken.rest
-            if n == len(steps) - 1:
-                reach = min(2, reach)
-            known = [here, *known][:reach]
-            taken = rule.step(known, at, to) or rule.hold(D, at, to)
+            known = [here, *known][: 3 if n < len(steps) - 1 else 2]
+            taken = rule.step(_farther(known, at, to), at, to) or rule.hold(D, at, to)
             x = taken.of(x)
         return x
 
 
+def _farther(known: list[Known], at: Place, to: Place) -> list[Known]:
+    """The known values as a prediction from `at` to `to` sees them (see the module)."""
+    stretch = 1 + ((to.w - at.w) / LONG) ** 2
+    return [(at.u + stretch * (u - at.u), f) for u, f in known]
+
+
 def data_scale(denoiser: Denoiser) -> float:
     """The data's standard deviation as the denoiser records it; 0.5, a picture's in [-1, 1], where it does not."""
-    inner = getattr(denoiser, "denoiser", denoiser)  # behind guidance
+    inner = inmost(denoiser)
     if isinstance(inner, ExactDenoiser):
         return inner.distribution.scales()[1] or 0.5
     return getattr(inner, "sigma_data", 0.5)
 
 
+def clock_scale(denoiser: Denoiser) -> float:
+    """What the default solver and grid divide the data by: k above."""
+    return SHARE * data_scale(denoiser) * math.prod(denoiser.event_shape) ** 0.25
+
+
+def inmost(denoiser: Denoiser) -> Denoiser:
+    """The model behind guidance and other steering."""
+    while isinstance(getattr(denoiser, "denoiser", None), Denoiser):
+        denoiser = denoiser.denoiser
+    return denoiser
+
+
 def default_solver(denoiser: Denoiser) -> Sampler:
     """What `sample` uses when no solver is named."""
-    return AdamsFlow(SHARE * data_scale(denoiser)) if isinstance(denoiser.process, Gaussian) else Bridge()
+    if getattr(inmost(denoiser), "ends_path", False):
+        return Jump()
+    return AdamsFlow(clock_scale(denoiser)) if isinstance(denoiser.process, Gaussian) else Bridge()
 
 
 def default_grid(denoiser: Denoiser) -> Grid:
     """What `sample` uses when no grid is named."""
-    return DataScaled(SHARE * data_scale(denoiser), LAST) if isinstance(denoiser.process, Gaussian) else Uniform()
+    return DataScaled(clock_scale(denoiser), LAST) if isinstance(denoiser.process, Gaussian) else Uniform()
 
 
 def _check_scale(scale: float) -> None:

@@ -78,5 +78,11 @@ def test_a_network_soon_beats_every_linear_denoiser(make, call, lr):
     with torch.no_grad():
         predictions = predict(noisy, w), linear(w, noisy), exact(w, noisy)
         reached, gaussian, least = ((p - v).square().mean() for p in predictions)
+        # told another noise level, it changes its mind as the exact denoiser does
+        other = (w + 0.2).clamp_max(1.5)
+        moved, due = predict(noisy, other) - predictions[0], exact(other, noisy) - predictions[2]
     print(f"reached {reached:.3f} linear {gaussian:.3f} exact {least:.3f}")
     assert least < reached < gaussian
+    likeness = torch.nn.functional.cosine_similarity(moved.flatten(), due.flatten(), dim=0)
+    print(f"likeness {likeness:.2f}")
+    assert likeness > 0.5  # 0 for a network that is deaf to it

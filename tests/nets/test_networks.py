@@ -11,7 +11,8 @@ import torch
 import torch.utils.checkpoint
 
 from backdrift.errors import UserError
-from backdrift.nets import MLP, DiT, MPUNet, UNet, parameters_count
+from backdrift.nets import MLP, DiT, MPUNet, UNet, blocks, parameters_count
+from backdrift.nets import mp_unet as mp_unet_module
 
 SMALL = {"width": 16, "multipliers": (1, 2), "blocks": 1, "attention": (1,), "head_width": 16, "classes": 3}
 
@@ -40,7 +41,9 @@ NETWORKS = {
     "unet tokens": (lambda: unet(tokens=6, attention=(0, 1)), (1, 7, 6)),
     "unet resampling": (lambda: unet(residual_resampling=True), (1, 7, 6)),
     "mp-unet": (mp_unet, (1, 7, 6)),
+    "mp-unet 1-D": (lambda: mp_unet(2, dims=1), (2, 9)),
     "mp-unet 3-D": (lambda: mp_unet(dims=3, multipliers=(1, 1)), (1, 3, 4, 2)),
+    "mp-unet tokens": (lambda: mp_unet(tokens=6, attention=(0, 1)), (1, 7, 6)),
     "dit": (dit, (1, 7, 6)),
     "dit 1-D": (lambda: dit(2, dims=1, rotary=False), (2, 9)),
     "dit 3-D": (lambda: dit(dims=3, registers=0), (1, 3, 4, 2)),
@@ -184,6 +187,10 @@ for net, event in (
     for p in net.parameters():
         torch.nn.init.normal_(p, std=0.1)
     x, w = torch.randn(4, *event), torch.rand(4)
+    compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
+    weights = list(net.parameters())
+    gradients = [torch.autograd.grad(f(x, w).square().sum(), weights, allow_unused=True) for f in (compiled, net)]
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
     slope = lambda x, w: torch.func.jvp(lambda x, w: net(x, w), (x, w), (x, w))
     for a, b in zip(torch.compile(slope, backend="aot_eager", fullgraph=True)(x, w), slope(x, w)):
         torch.testing.assert_close(a, b)
@@ -191,21 +198,42 @@ for net, event in (
 
 
 @pytest.mark.slow
-def test_the_compiler_traces_through_a_forward_derivative():
+def test_the_compiler_traces_through_a_network_and_its_forward_derivative():
     """In its own process: a compiler that fails there leaves forward differentiation broken behind it."""
     subprocess.run([sys.executable, "-c", COMPILED], check=True)
 
 
-@each_network
-def test_neighbouring_noise_levels_are_told_apart(make, event):
-    """The output at 1e-3 steps of the noise angle moves by far more than rounding, at both ends and in between."""
-    net = awake(make())
+def told_apart(net, event) -> bool:
+    """Whether the output at 1e-3 steps of the noise angle moves by far more than rounding, at both ends and between."""
     x = inputs(event, 1)[0].expand(8, *event)
     with torch.no_grad():
         rounding = net(x, torch.full((8,), 0.5)).diff(dim=0).abs().max()
-        for start in (0.0, 0.8, math.pi / 2 - 7e-3):
-            y = net(x, start + 1e-3 * torch.arange(8)).flatten(1)
-            assert y.diff(dim=0).norm(dim=1).min() > 20 * rounding + 1e-4 * y.norm(dim=1).mean()
+        starts = (0.0, 0.8, math.pi / 2 - 7e-3)
+        outputs = [net(x, start + 1e-3 * torch.arange(8)).flatten(1) for start in starts]
+    return all(y.diff(dim=0).norm(dim=1).min() > 20 * rounding + 1e-4 * y.norm(dim=1).mean() for y in outputs)
+
+
+@each_network
+def test_neighbouring_noise_levels_are_told_apart(make, event):
+    assert told_apart(awake(make()), event)
+
+
+BROKEN = {
+    "deaf": lambda w: torch.full_like(w, 0.5),
+    "in bf16": lambda w: w.bfloat16().float(),
+    "of 100 steps": lambda w: (w * 100).floor() / 100,
+    "clipped": lambda w: w.clamp(0.1, 1.4),
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN)
+@pytest.mark.parametrize("make, event", [NETWORKS[name] for name in ("unet", "mp-unet", "dit", "mlp")])
+def test_a_broken_embedding_is_noticed(make, event, broken, monkeypatch):
+    """The test above fails where noise levels are merged before the embedding."""
+    features = blocks.noise_features
+    for module in (blocks, mp_unet_module):
+        monkeypatch.setattr(module, "noise_features", lambda w, width: features(broken(w), width))
+    assert not told_apart(awake(make()), event)
 
 
 @each_network
@@ -241,12 +269,13 @@ def test_config_rebuilds_the_network_from_json(make, event):
 
 
 def test_config_holds_every_choice():
-    pyramid = {"channels": 3, "dims": 1, "width": 32, "multipliers": [1, 2, 2], "blocks": 3, "attention": [0, 2]}
-    pyramid |= {"head_width": 16, "dropout": 0.25, "classes": 7}
-    patches = {"channels": 3, "dims": 3, "patch": 3, "width": 48, "depth": 2, "head_width": 24, "registers": 5}
-    patches |= {"rotary": False, "dropout": 0.25, "classes": 7, "tokens": 9}
+    pyramid = {"channels": 3, "outputs": 5, "dims": 1, "width": 32, "multipliers": [1, 2, 2], "blocks": 3}
+    pyramid |= {"attention": [0, 2], "head_width": 16, "dropout": 0.25, "classes": 7}
+    patches = {"channels": 3, "outputs": 5, "dims": 3, "patch": 3, "width": 48, "depth": 2, "head_width": 24}
+    patches |= {"registers": 5, "rotary": False, "dropout": 0.25, "classes": 7, "tokens": 9}
     point = {"size": 2, "width": 24, "blocks": 5, "dropout": 0.25, "classes": 7}
-    full = pyramid | {"residual_resampling": True, "tokens": 9}
+    pyramid |= {"tokens": 9}
+    full = pyramid | {"residual_resampling": True}
     for network, config in ((UNet, full), (MPUNet, pyramid), (DiT, patches), (MLP, point)):
         assert network(**config).config == config
         assert set(inspect.signature(network).parameters) == set(config)

@@ -123,6 +123,7 @@ def attention(q, k, v, mask=None):
     short = q.device.type == "cpu" and k.shape[-2] <= SHORT.get(q.dtype, 64)
     if not (short or plain_arithmetic()):
         return F.scaled_dot_product_attention(q, k, v, mask)
+    q, k, v = q.contiguous(), k.contiguous(), v.contiguous()  # in bf16, products of anything else lose a fifth
     scores = (q * q.shape[-1] ** -0.5) @ k.mT
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)

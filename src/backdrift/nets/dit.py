@@ -32,15 +32,16 @@ class Block(nn.Module):
 
     def forward(self, x, embedding, tokens, turns):
         scale, shift, gate, scale2, shift2, gate2 = self.modulation(embedding)[:, None].chunk(6, dim=2)
-        x = x + gate * self.attention(modulate(self.norm(x), scale, shift), tokens, turns)
+        x = torch.addcmul(x, gate, self.attention(modulate(self.norm(x), scale, shift), tokens, turns))
         h = F.gelu(self.first(modulate(self.norm(x), scale2, shift2)))
-        return x + gate2 * self.second(self.dropout(h))
+        return torch.addcmul(x, gate2, self.second(self.dropout(h)))
 
 
 class DiT(nn.Module):
-    """The network of the module's docstring: x (B, channels, *space) -> the same shape.
+    """The network of the module's docstring: x (B, channels, *space) -> (B, outputs, *space).
 
-    channels:   of the picture, in and out.
+    channels:   of the picture.
+    outputs:    channels out, as many as in by default (a learned variance takes twice as many).
     dims:       axes of the space: 1 for signals, 2 for pictures, 3 for volumes.
     patch:      side of a patch.
     width:      of a token, a multiple of `head_width`; head_width is even.
@@ -59,6 +60,7 @@ class DiT(nn.Module):
         self,
         channels: int,
         *,
+        outputs: int | None = None,
         dims: int = 2,
         patch: int = 2,
         width: int = 256,
@@ -84,6 +86,7 @@ class DiT(nn.Module):
             raise UserError(f"dropout is a share, from 0 to less than 1, not {dropout}.")
         self.config = {
             "channels": channels,
+            "outputs": outputs,
             "dims": dims,
             "patch": patch,
             "width": width,
@@ -103,13 +106,13 @@ class DiT(nn.Module):
         self.blocks = nn.ModuleList(Block(width, head_width, width, dropout, tokens) for _ in range(depth))
         self.norm = LayerNorm(width, affine=False)
         self.modulation = zeroed(nn.Linear(width, 2 * width))
-        self.exit = zeroed(nn.Linear(width, channels * patch**dims))
+        self.exit = zeroed(nn.Linear(width, (outputs or channels) * patch**dims))
 
     def forward(self, x, noise, cond=None):
         """x (B, channels, *space) of unit variance, noise angle (B,) in [0, pi/2].
 
         cond: None or {"label": (B,), "tokens": (B, M, tokens), "tokens_mask": (B, M)}, each optional.
-        Returns x's shape and dtype. UserError: a label that does not exist, tokens of another shape.
+        Returns x's dtype. UserError: a label that does not exist, tokens of another shape.
         """
         if x.ndim != 2 + self.dims:
             raise UserError(f"This transformer takes (B, C) and {self.dims} axes of space, not {tuple(x.shape)}.")

@@ -27,12 +27,15 @@ class Tokens:
 
 
 class ConditionTokens(nn.Module):
-    """Reads the tokens, of width `width` (0: the network takes none), out of a condition and standardises each."""
+    """Reads the tokens, of width `width` (0: the network takes none), out of a condition and standardises each.
 
-    def __init__(self, width: int):
+    affine: scale and shift them afterwards, as learned.
+    """
+
+    def __init__(self, width: int, *, affine: bool = True):
         super().__init__()
         self.width = width
-        self.norm = LayerNorm(width) if width else None
+        self.norm = LayerNorm(width, affine=affine) if width else None
 
     def forward(self, x, cond) -> Tokens | None:
         """The tokens for the samples x (B, ...), in x's dtype; None where there are none. UserError: other shapes."""
@@ -64,19 +67,28 @@ class Attention(nn.Module):
 
     def forward(self, x, tokens: Tokens | None = None, turns=None):
         """turns: the cosines and sines of rotary positions (see `positions.rotate`), for those who use them."""
-        q, k, v = qkv = split(self.qkv(x), 3, self.heads)
+        channels = x.shape[2]
+        qk, v = self.qkv(x).split([2 * channels, channels], dim=2)
         if turns is not None:
-            q, k = rotate(qkv[:2], turns)
+            qk = rotate(qk, turns)
+        (q, k), (v,) = split(qk, 2, self.heads), split(v, 1, self.heads)
         mask = None
         if tokens is not None:
-            more_k, more_v = split(self.kv(tokens.values), 2, self.heads)
-            k, v = torch.cat([k, more_k], dim=2), torch.cat([v, more_v], dim=2)
-            if tokens.mask is not None:
-                own = tokens.mask.new_ones(x.shape[:2])
-                mask = torch.cat([own, tokens.mask], dim=1)[:, None, None]
+            k, v, mask = appended(k, v, split(self.kv(tokens.values), 2, self.heads), tokens.mask)
         return self.out(attention(q, k, v, mask).transpose(1, 2).flatten(2))
 
 
 def split(x, parts: int, heads: int):
     """x (B, N, parts * heads * d) as (parts, B, heads, N, d)."""
     return x.unflatten(2, (parts, heads, -1)).permute(2, 0, 3, 1, 4)
+
+
+def appended(k, v, more, mask):
+    """Keys and values (B, heads, N, d) of the positions, then `more` (2, B, heads, M, d) of tokens with mask (B, M).
+
+    Returns keys, values and where attention may look: (B, 1, 1, N + M), or None for everywhere.
+    """
+    if mask is not None:
+        own = mask.new_ones(len(k), k.shape[2])
+        mask = torch.cat([own, mask], dim=1)[:, None, None]
+    return torch.cat([k, more[0]], dim=2), torch.cat([v, more[1]], dim=2), mask

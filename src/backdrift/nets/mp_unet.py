@@ -19,7 +19,7 @@ from torch.autograd import forward_ad
 
 from backdrift.errors import UserError
 from backdrift.nets.blocks import attention, checked_labels, noise_features, wide
-from backdrift.nets.look import ConditionTokens
+from backdrift.nets.look import ConditionTokens, appended, split
 from backdrift.nets.pyramid import channels_last, check, double, halve, levels, walk
 
 CONVOLVE = (F.linear, F.conv1d, F.conv2d, F.conv3d)
@@ -107,18 +107,24 @@ class MPConditioning(nn.Module):
 
 
 class MPAttention(nn.Module):
-    """Every position of x (B, C, *space) looks at every other one; queries, keys and values have unit mean square."""
+    """Every position of x (B, C, *space) looks at every other one and at the condition's tokens.
 
-    def __init__(self, channels: int, head_width: int):
+    Queries, keys and values have unit mean square.
+    """
+
+    def __init__(self, channels: int, head_width: int, tokens: int):
         super().__init__()
         self.heads = channels // head_width
         self.qkv = MPLayer(channels, 3 * channels)
         self.out = MPLayer(channels, channels)
+        self.kv = MPLayer(tokens, 2 * channels) if tokens else None
 
-    def forward(self, x):
-        together = self.qkv(x.flatten(2).mT).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        q, k, v = normalised(together, -1)
-        mixed = self.out(attention(q, k, v).transpose(1, 2).flatten(2))
+    def forward(self, x, tokens):
+        q, k, v = normalised(split(self.qkv(x.flatten(2).mT), 3, self.heads), -1)
+        mask = None
+        if tokens is not None:
+            k, v, mask = appended(k, v, normalised(split(self.kv(tokens.values), 2, self.heads), -1), tokens.mask)
+        mixed = self.out(attention(q, k, v, mask).transpose(1, 2).flatten(2))
         return mp_sum(x, mixed.mT.unflatten(2, x.shape[2:]), RESIDUAL)
 
 
@@ -129,7 +135,7 @@ class MPBlock(nn.Module):
     the first convolution reads all of its channels.
     """
 
-    def __init__(self, dims, inputs, outputs, embedding, dropout, head_width, first_normalised):
+    def __init__(self, dims, inputs, outputs, embedding, dropout, tokens, head_width, first_normalised):
         super().__init__()
         self.first_normalised = first_normalised
         read = outputs if first_normalised else inputs
@@ -139,9 +145,9 @@ class MPBlock(nn.Module):
         self.gain = nn.Parameter(torch.zeros(()))  # how strongly the embedding modulates
         self.dropout = nn.Dropout(dropout)
         self.second = MPLayer(outputs, outputs, dims, 3)
-        self.attention = MPAttention(outputs, head_width) if head_width else None
+        self.attention = MPAttention(outputs, head_width, tokens) if head_width else None
 
-    def forward(self, x, embedding):
+    def forward(self, x, embedding, tokens):
         if self.first_normalised:
             x = normalised(self.shortcut(x), 1)
         scale = 1 + self.gain * self.modulation(embedding)
@@ -151,11 +157,11 @@ class MPBlock(nn.Module):
         if not self.first_normalised:
             x = self.shortcut(x)
         x = mp_sum(x, h, RESIDUAL)
-        return x if self.attention is None else self.attention(x)
+        return x if self.attention is None else self.attention(x, tokens)
 
 
 class MPUNet(nn.Module):
-    """The network of the module's docstring: x (B, channels, *space) of unit variance -> the same shape.
+    """The network of the module's docstring: x (B, channels, *space) of unit variance -> (B, outputs, *space).
 
     The choices are those of `UNet`, the width being free; zero before training, by a learned gain at its end.
     `config` is the arguments as plain JSON values. UserError: as for `UNet`.
@@ -165,6 +171,7 @@ class MPUNet(nn.Module):
         self,
         channels: int,
         *,
+        outputs: int | None = None,
         dims: int = 2,
         width: int = 64,
         multipliers: tuple[int, ...] = (1, 2, 2),
@@ -173,14 +180,16 @@ class MPUNet(nn.Module):
         head_width: int = 32,
         dropout: float = 0.0,
         classes: int = 0,
+        tokens: int = 0,
     ):
         super().__init__()
         widths = [width * m for m in multipliers]
-        check(channels, dims, widths, blocks, attention, head_width, dropout, classes, tokens=0)
+        check(channels, dims, widths, blocks, attention, head_width, dropout, classes, tokens)
         if width % 2:
             raise UserError(f"The width must be even, for sines and cosines of the noise level; got {width}.")
         self.config = {
             "channels": channels,
+            "outputs": outputs,
             "dims": dims,
             "width": width,
             "multipliers": list(multipliers),
@@ -189,34 +198,34 @@ class MPUNet(nn.Module):
             "head_width": head_width,
             "dropout": dropout,
             "classes": classes,
+            "tokens": tokens,
         }
         embedding = 4 * width
         self.conditioning = MPConditioning(width, embedding, classes)
-        self.tokens = ConditionTokens(0)  # takes none
+        self.tokens = ConditionTokens(tokens, affine=False)
         self.entry = MPLayer(channels + 1, width, dims, 3)
         self.down = nn.ModuleList()
         self.up = nn.ModuleList()  # in the order of `down`; walked backwards
         for level, (c, down, up) in enumerate(levels(width, widths, blocks)):
-            rest = (c, embedding, dropout, head_width if level in attention else None)
+            rest = (c, embedding, dropout, tokens, head_width if level in attention else None)
             self.down.append(nn.ModuleList(MPBlock(dims, i, *rest, True) for i in down))
             self.up.append(nn.ModuleList(MPBlock(dims, i, *rest, False) for i in up))
         self.middle = nn.ModuleList([MPBlock(dims, c, *rest, False), MPBlock(dims, c, *rest[:-1], None, False)])
-        self.exit = MPLayer(widths[0], channels, dims, 3)
+        self.exit = MPLayer(widths[0], outputs or channels, dims, 3)
         self.gain = nn.Parameter(torch.zeros(()))
 
     def forward(self, x, noise, cond=None):
-        """Returns x's shape and dtype. cond: None or {"label": (B,)}. UserError: no such label; tokens."""
+        """Arguments, result and errors are those of `UNet.forward`."""
         if self.training and not transformed():
             for layer in self.modules():
                 if isinstance(layer, MPLayer):
                     layer.restore()
         dtype = self.entry.weight.dtype
         embedding = self.conditioning(noise, cond).to(dtype)
-        self.tokens(x, cond)
         h = x.to(dtype)
         h = channels_last(torch.cat([h, torch.ones_like(h[:, :1])], dim=1))  # ones stand for all biases
-        resample = (lambda h, _: halve(h), lambda h, _: double(h))
+        resample = (lambda h, *told: halve(h), lambda h, *told: double(h))
         smaller, larger = ([f] * len(self.down) for f in resample)
-        told = (embedding,)
+        told = (embedding, self.tokens(h, cond))
         h = walk(self.entry(h), self.down, self.middle, self.up, smaller=smaller, larger=larger, join=mp_cat, told=told)
         return (self.exit(h) * self.gain).to(x.dtype)

@@ -41,7 +41,14 @@ def turns(positions, width: int):
 
 
 def rotate(x, turns):
-    """x (..., N, width), the i-th and (i + width / 2)-th numbers of each vector turned as a pair by `turns`."""
-    cos, sin = (part.to(x.dtype) for part in turns)
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat([torch.addcmul(a * cos, b, -sin), torch.addcmul(a * sin, b, cos)], dim=-1)
+    """x (..., N, M width): the i-th and (i + width / 2)-th numbers of each of M vectors turned as a pair by `turns`.
+
+    All vectors of a place go through each operation as one row: rows of a single vector are too short to be fast.
+    """
+    cos, sin = turns
+    width = 2 * cos.shape[1]
+    count = x.shape[-1] // width
+    cos = torch.cat([cos, cos], dim=1).repeat(1, count).to(x.dtype)
+    sin = torch.cat([-sin, sin], dim=1).repeat(1, count).to(x.dtype)
+    swapped = x.unflatten(-1, (count, width)).roll(width // 2, -1).flatten(-2)
+    return torch.addcmul(x * cos, swapped, sin)

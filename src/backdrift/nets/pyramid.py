@@ -85,6 +85,8 @@ def check(channels, dims, widths, blocks, attention, head_width, dropout, classe
         raise UserError(f"A U-Net works on 1, 2 or 3 dimensions, not {dims}.")
     if not 0 <= dropout < 1:
         raise UserError(f"dropout is a share, from 0 to less than 1, not {dropout}.")
+    if tokens and not attention:
+        raise UserError("Condition tokens are read by attention; give the U-Net a level with attention.")
     missing = [level for level in attention if not 0 <= level < len(widths)]
     if missing:
         raise UserError(f"Attention was asked for at level {missing[0]}, but levels run from 0 to {len(widths) - 1}.")

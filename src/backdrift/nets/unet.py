@@ -75,9 +75,10 @@ class Stage(nn.Module):
 
 
 class UNet(nn.Module):
-    """The network of the module's docstring: x (B, channels, *space) -> the same shape.
+    """The network of the module's docstring: x (B, channels, *space) -> (B, outputs, *space).
 
-    channels:     of the picture, in and out.
+    channels:     of the picture.
+    outputs:      channels out, as many as in by default (a learned variance takes twice as many).
     dims:         axes of the space: 1 for signals, 2 for pictures, 3 for volumes.
     width:        channels at full resolution, a multiple of 16.
     multipliers:  of `width`, one per level; each level has half the resolution of the one before.
@@ -98,6 +99,7 @@ class UNet(nn.Module):
         self,
         channels: int,
         *,
+        outputs: int | None = None,
         dims: int = 2,
         width: int = 64,
         multipliers: tuple[int, ...] = (1, 2, 2),
@@ -114,10 +116,9 @@ class UNet(nn.Module):
             raise UserError(f"The U-Net's width must be a multiple of 16; got {width}.")
         widths = [width * m for m in multipliers]
         check(channels, dims, widths, blocks, attention, head_width, dropout, classes, tokens)
-        if tokens and not attention:
-            raise UserError("Condition tokens are read by attention; give the U-Net a level with attention.")
         self.config = {
             "channels": channels,
+            "outputs": outputs,
             "dims": dims,
             "width": width,
             "multipliers": list(multipliers),
@@ -143,7 +144,7 @@ class UNet(nn.Module):
         # `heads` is now the last level's, and the middle does as the last level does
         self.middle = nn.ModuleList([Stage(dims, c, c, *rest, *heads), Stage(dims, c, c, *rest)])
         self.norm = GroupNorm(widths[0])
-        self.exit = zeroed(conv(dims, widths[0], channels, 3))
+        self.exit = zeroed(conv(dims, widths[0], outputs or channels, 3))
         self.smaller = self.larger = None
         if residual_resampling:
             self.smaller = nn.ModuleList(ResBlock(dims, c, c, *rest, halve) for c in widths[:-1])
@@ -153,7 +154,7 @@ class UNet(nn.Module):
         """x (B, channels, *space) of unit variance, noise angle (B,) in [0, pi/2].
 
         cond: None or {"label": (B,), "tokens": (B, M, tokens), "tokens_mask": (B, M)}, each optional.
-        Returns x's shape and dtype. UserError: a label that does not exist, tokens of another shape.
+        Returns x's dtype. UserError: a label that does not exist, tokens of another shape.
         """
         dtype = self.entry.weight.dtype
         embedding = self.conditioning(noise, cond).to(dtype)

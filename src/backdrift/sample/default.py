@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -40,6 +40,7 @@ from backdrift.process.gaussian import Gaussian
 from backdrift.sample.ancestral import Bridge
 from backdrift.sample.gauge import Gauge
 from backdrift.sample.grids import DataScaled, Grid, Uniform
+from backdrift.sample.guard import Guard
 from backdrift.sample.rule import Known, Rule
 from backdrift.sample.sde import Jump
 from backdrift.sample.solver import Sampler, Solver
@@ -48,6 +49,7 @@ from backdrift.sample.variable import CLOCK, Place
 SHARE = 0.55
 LAST = 0.5
 LONG = 0.25
+ENOUGH = 5
 
 
 @kind("gauge.ScaledFlow")
@@ -81,18 +83,25 @@ class ScaledFlow(Gauge):
 class AdamsFlow(Solver):
     """Adams-Bashforth of three values, corrected by Adams-Moulton, in the straight path's clock (see above).
 
-    scale: what the data are divided by, k above. Third order: the first step has one value.
+    scale: what the data are divided by, k above. guarded: whether a step that `Guard` does not pass holds D instead,
+    which `budget` asks for below `ENOUGH` steps, where any polynomial is too long. Third order: the first step has one
+    value.
     """
 
     scale: float = 0.5
+    guarded: bool = False
     order = 3
 
     def __post_init__(self):
         _check_scale(self.scale)
 
+    def budget(self, steps, schedule, start):
+        return replace(self, guarded=steps < ENOUGH), steps
+
     def trace(self, trace, x, schedule, times):
         rule = Rule(ScaledFlow(self.scale), CLOCK, schedule)
         steps = list(itertools.pairwise(rule.place(t) for t in times))
+        guard = Guard(trace, steps[0][0].pair, self.guarded)
         known: list[Known] = []
         taken = None
         for n, (at, to) in enumerate(steps):
@@ -102,9 +111,11 @@ class AdamsFlow(Solver):
                 # the same step from the same state, written from where the first one led
                 again = rule.step([here, *known], steps[n - 1][0], at)
                 share = again.keep / taken.keep
-                x = share * x + again.rest - share * taken.rest
+                x = guard.first([share * x + again.rest - share * taken.rest, x], at.pair)
             known = [here, *known][: 3 if n < len(steps) - 1 else 2]
-            taken = rule.step(_farther(known, at, to), at, to) or rule.hold(D, at, to)
+            taken, held = rule.step(_farther(known, at, to), at, to), rule.hold(D, at, to)
+            if taken is None or not guard.passes(taken.of(x), to.pair):
+                taken = held
             x = taken.of(x)
         return x
 

@@ -26,6 +26,7 @@ from torch import nn
 from backdrift.config import from_config
 from backdrift.denoiser import Network
 from backdrift.errors import UserError
+from backdrift.fewstep import methods as _methods  # noqa: F401  (registers the objectives that a run may name)
 from backdrift.files import write_json, write_text
 from backdrift.process import Gaussian
 from backdrift.train.checkpoint import on_cpu, put, remove, write

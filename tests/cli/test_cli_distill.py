@@ -5,6 +5,7 @@ import json
 import pytest
 
 import backdrift as bd
+from command import TINY, in_new_process
 
 FEW = ("--updates", 4, "--batch", 16)
 
@@ -24,6 +25,8 @@ def test_every_method_ends_in_a_run(cli, digits_run, tmp_path, method):
         assert "student" in said and "floor" in said
         rows = json.loads((out / "distillation.json").read_text())["rows"]
         assert [row["evaluations"] for row in rows if row["who"] == "student"] == [1, 2, 4]
+        fresh = in_new_process("import sys, backdrift as bd; print(bd.load(sys.argv[1]).sample(2, steps=2).shape)", out)
+        assert "2, 1, 8, 8" in fresh.stdout, fresh.stderr
         assert "The same noises" in (out / "distillation.html").read_text()
         # the same command continues, here with nothing left to do
         before = (out / "model.safetensors").read_bytes()
@@ -39,8 +42,6 @@ def test_mistakes(refused, digits_run, tmp_path):
 
 
 def test_a_student_is_no_teacher_and_a_target_must_fit(cli, refused, digits_run, tmp_path):
-    from command import TINY
-
     assert cli("distill", digits_run, "--out", tmp_path / "student", *FEW, "--n", 0).status == 0
     assert "student already" in refused("distill", tmp_path / "student", "--n", 0)
     assert cli("train", "--run", tmp_path / "v", "--target", "v", *TINY).status == 0

@@ -24,7 +24,6 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from backdrift.config import from_config
-from backdrift.denoiser import Network
 from backdrift.errors import UserError
 from backdrift.fewstep import methods as _methods  # noqa: F401  (registers the objectives that a run may name)
 from backdrift.files import write_json, write_text
@@ -169,28 +168,23 @@ def parse(text: str, where: Path) -> dict:
     return config
 
 
-def build_network(options: TrainOptions, data: dict, net: nn.Module | None = None) -> Network:
-    """An untrained `Network` from options and the "data" entry of a config, around `net` where one is given."""
-    shape, objective = tuple(data["shape"]), options.objective
+def build_network(options: TrainOptions, data: dict, net: nn.Module | None = None) -> nn.Module:
+    """What a run trains, untrained, from options and the "data" entry of a config, around `net` where one is given.
+
+    A `Network`, unless the objective trains something else.
+    """
+    shape, classes, objective = tuple(data["shape"]), tuple(data["classes"]), options.objective
     if net is None:
         seen = (shape[0] * (2 if objective.estimating else 1), *shape[1:])
-        net = options.net.build(seen, len(data["classes"]), shape[0] * (2 if objective.learned_variance else 1))
-    return Network(
-        net,
-        Gaussian(options.schedule),
-        options.target,
-        shape,
-        data["std"],
-        learned_variance=objective.learned_variance,
-        self_conditioning=objective.estimating,
-        ends_path=objective.ends_path,
-    )
+        net = options.net.build(seen, len(classes), objective.outputs(shape[0], len(classes)))
+    return objective.network(net, Gaussian(options.schedule), options.target, shape, data["std"], classes)
 
 
 def load_network(
     path: str | os.PathLike, device: str | torch.device = "cpu", net: NetChoice | nn.Module | None = None
-) -> Network:
-    """The trained network of a run, averaged weights, in evaluation mode.
+) -> nn.Module:
+    """The trained network of a run, averaged weights, in evaluation mode: a `Network`, unless its objective trains
+    something else.
 
     path: a run folder, or a model.safetensors alone. net: for runs of someone's own network, that network again, as
     `FileNet.of("my_file.py:Net")` or as a module.

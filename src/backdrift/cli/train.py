@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +11,8 @@ from tyro.conf import OmitArgPrefixes, arg
 
 from backdrift import processes
 from backdrift.cli.parse import notice, parse, say
+from backdrift.cli.tasks import Task
+from backdrift.cli.tasks.generate import Generate
 from backdrift.errors import UserError
 
 
@@ -118,6 +119,8 @@ class Train:
 
     data: str = "digits"
     """A folder (with or without class subfolders), a .zip, a .npy/.npz, or "digits"."""
+    task: Literal["generate"] = "generate"
+    """What is trained: a model that samples (generate)."""
     run: Path | None = None
     """The folder of the run; by default runs/ and the name of the data."""
     steps: int | None = None
@@ -164,6 +167,7 @@ class Train:
     mp_unet: MPUNetOptions = field(default_factory=MPUNetOptions)
     dit: DiTOptions = field(default_factory=DiTOptions)
     pictures: PictureOptions = field(default_factory=PictureOptions)
+    generate: OmitArgPrefixes[Generate] = field(default_factory=Generate)
 
 
 def main(arguments: list[str]) -> None:
@@ -281,30 +285,33 @@ def network(options: Train, unet, side: int):
     return replace(made[chosen], **typed[chosen])
 
 
+def chosen_task(options: Train) -> Task:
+    """The task of this command. Raises `UserError` where an option of another one was typed."""
+    tasks = {name: value for name, value in vars(options).items() if isinstance(value, Task)}
+    for name, task in tasks.items():
+        typed = [key for key, value in vars(task).items() if value != getattr(type(task)(), key)]
+        if typed and name != options.task:
+            raise UserError(f"--{name}.{typed[0].replace('_', '-')} is of another task; add --task {name}.")
+    return tasks[options.task]
+
+
 def run(options: Train, command: list[str]) -> Path:
-    """Train, draw grids on the way, write the report; returns the run folder."""
+    """Train, draw on the way, write the report; returns the run folder."""
     from backdrift.cli.choices import tracker
-    from backdrift.model import Model
     from backdrift.progress import training_bar
-    from backdrift.report.run import write_report
     from backdrift.run import Run
     from backdrift.train.loop import train
 
+    task = chosen_task(options)
     folder = Run(options.run or Path("runs") / Path(options.data).stem)
     trackers = [tracker(word, folder) for word in options.track] if processes.rank() == 0 else []
     pictures = read(options)
     made = choices(options, pictures, folder.options() if folder.begun() else None)
+    made = task.choices(options, pictures, made)
 
     def record(values: dict) -> None:
         for each in trackers:
             each(values)
-
-    def draw(step: int, denoiser) -> None:
-        from backdrift.data import save_grid
-
-        model = Model(denoiser, pictures.classes)
-        label = [i % len(pictures.classes) for i in range(36)] if pictures.classes else None
-        save_grid(model.sample(36, label=label, steps=15), folder.samples / f"step-{step:07d}.png")
 
     with ExitStack() as stack:
         for each in trackers:
@@ -319,15 +326,11 @@ def run(options: Train, command: list[str]) -> Path:
             command=command,
             on_progress=bar,
             on_notice=notice,
-            on_sample=draw,
+            on_sample=task.drawing(pictures, folder),
             on_record=record,
             shard=options.shard,
         )
-    if processes.rank() > 0:
-        return folder.folder
-    model = Model(trained.network, pictures.classes, folder.folder)
-    path = write_report(folder, model, pictures)
-    say(f"model   {folder.model_path}")
-    say(f"report  {path}")
-    say(f"next    backdrift sample {shlex.quote(str(folder.folder))}")
+    if processes.rank() == 0:
+        for line in task.finish(trained, pictures, folder):
+            say(line)
     return folder.folder

@@ -1,7 +1,8 @@
 """What a training minimises, as its loop sees it: samples in, one loss per sample out.
 
 An objective is a frozen dataclass. It may train a few numbers of its own beside the network (its `head`), and it says
-what the network must be able to do; how times are drawn, noise is paired and gradients are added up is not its affair.
+what is trained around the net (a denoiser, by default) and what that must be able to do; how times are drawn, noise is
+paired and gradients are added up is not its affair.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 
 from backdrift.denoiser import Network
 from backdrift.noise import Noise
+from backdrift.process.gaussian import Gaussian
+from backdrift.target import Target
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,34 @@ class Objective(ABC):
     def ends_path(self) -> bool:
         """Whether what is learned is the end of the flow's path, and not the average of x_0."""
         return False
+
+    def outputs(self, channels: int, classes: int) -> int:
+        """How many numbers the net returns, at each pixel where it returns pictures, for pictures of `channels`."""
+        return channels * (2 if self.learned_variance else 1)
+
+    def network(
+        self,
+        net: nn.Module,
+        process: Gaussian,
+        target: Target,
+        shape: tuple[int, ...],
+        std: float,
+        classes: tuple[str, ...],
+    ) -> nn.Module:
+        """What is trained around `net` for pictures of `shape`, their standard deviation and the names of their labels.
+
+        A `Network`, or a module that has, as that does, .net, .process, .event_shape, .sigma_data and .around(net).
+        """
+        return Network(
+            net,
+            process,
+            target,
+            shape,
+            std,
+            learned_variance=self.learned_variance,
+            self_conditioning=self.estimating,
+            ends_path=self.ends_path,
+        )
 
     def head(self, network: Network) -> nn.Module:
         """What is trained beside `network`, on the CPU; by default nothing."""

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field, replace
 
 from backdrift.config import kind
+from backdrift.data.derived import Derived
 from backdrift.data.pictures import Pictures
 from backdrift.errors import UserError
 from backdrift.objective.base import Objective
@@ -34,6 +35,7 @@ class TrainOptions:
     lr: AdamW's rate at its height; `rate` says how it rises and falls. weight_decay: AdamW's. clip: the largest norm of
         the gradient.
     label_dropout: the share of labels hidden, for guidance. flip: mirror pictures left to right at random.
+    derived: conditions that are made from the pictures, after mirroring.
     average: of the weights. snapshots: kept so that another average can be chosen afterwards.
     precision: of the network's arithmetic.
     target: what the network predicts. times: which are trained. objective: the loss. pairing: of noise and pictures.
@@ -49,6 +51,7 @@ class TrainOptions:
     clip: float = 1.0
     label_dropout: float = 0.1
     flip: bool = False
+    derived: tuple[Derived, ...] = ()
     seed: int = 0
     average: Average = field(default_factory=Power)
     snapshots: Snapshots = field(default_factory=Snapshots)
@@ -76,6 +79,9 @@ class TrainOptions:
             raise UserError(f"seed must be a whole number from 0 to 2^63 - 1, not {self.seed}.")
         if not 0 <= self.label_dropout <= 1:
             raise UserError(f"label_dropout is a share of the labels, from 0 to 1, not {self.label_dropout}.")
+        kinds = [each.kind for each in self.derived]
+        if len(set(kinds)) < len(kinds):
+            raise UserError("A kind of derived condition can be listed once only.")
         if isinstance(self.times, ByLoss) and getattr(self.objective, "uncertainty", None) is not None:
             raise UserError(
                 "A learned uncertainty makes the losses of all times alike, so times cannot follow the losses too: "

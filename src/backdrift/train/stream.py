@@ -13,6 +13,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from backdrift.data.derived import derive
 from backdrift.data.pictures import Pictures
 from backdrift.noise import Noise
 from backdrift.objective.base import Samples
@@ -53,7 +54,8 @@ def draw(
         if options.flip:
             mirrored = noise.at("flip").uniform(torch.zeros(len(places), dtype=torch.float64)) < 0.5
             x0[mirrored] = x0[mirrored].flip(-1)
-        return x0, drop_labels(pictures.cond(chosen), noise.at("label"), options.label_dropout, len(pictures.classes))
+        cond = drop_labels(pictures.cond(chosen), noise.at("label"), options.label_dropout, len(pictures.classes))
+        return x0, {**cond, **derive(options.derived, x0, noise.at("derived"), hide=True)}
 
     memory = options.times.memory() if memory is None else memory
     return _samples(options, "train", positions, shown, memory, device)
@@ -63,7 +65,8 @@ def held_out(pictures: Pictures, options: TrainOptions, positions: Tensor, devic
     """The same draws for validation: always the same noise, no mirroring, every label shown."""
 
     def shown(places: Tensor) -> tuple[Tensor, Mapping[str, Tensor]]:
-        return pictures.tensor(places % len(pictures)), pictures.cond(places % len(pictures))
+        x0, noise = pictures.tensor(places % len(pictures)), Noise(options.seed, places).at("validation")
+        return x0, {**pictures.cond(places % len(pictures)), **derive(options.derived, x0, noise.at("derived"))}
 
     return _samples(options, "validation", positions, shown, options.times.memory(), device)
 

@@ -12,6 +12,7 @@ from tyro.conf import OmitArgPrefixes, arg
 from backdrift import processes
 from backdrift.cli.parse import notice, parse, say
 from backdrift.cli.tasks import Task
+from backdrift.cli.tasks.classifier import Classifier
 from backdrift.cli.tasks.generate import Generate
 from backdrift.errors import UserError
 
@@ -112,15 +113,15 @@ class LossOptions:
 
 @dataclass(frozen=True)
 class Train:
-    """Train on a folder of pictures, a .zip, a .npy/.npz file, or scikit-learn's digits.
+    """Train on a folder of pictures, a .zip, a .npy/.npz file, scikit-learn's digits, or drawn scenes with captions.
 
     The same command continues a run that was stopped or killed, bit for bit.
     """
 
     data: str = "digits"
-    """A folder (with or without class subfolders), a .zip, a .npy/.npz, or "digits"."""
-    task: Literal["generate"] = "generate"
-    """What is trained: a model that samples (generate)."""
+    """A folder (with or without class subfolders), a .zip, a .npy/.npz, "digits" or "scenes"."""
+    task: Literal["generate", "classifier"] = "generate"
+    """What is trained: a model that samples (generate), or a classifier of noisy pictures, which guides one."""
     run: Path | None = None
     """The folder of the run; by default runs/ and the name of the data."""
     steps: int | None = None
@@ -168,6 +169,7 @@ class Train:
     dit: DiTOptions = field(default_factory=DiTOptions)
     pictures: PictureOptions = field(default_factory=PictureOptions)
     generate: OmitArgPrefixes[Generate] = field(default_factory=Generate)
+    classifier: Classifier = field(default_factory=Classifier)
 
 
 def main(arguments: list[str]) -> None:
@@ -177,15 +179,18 @@ def main(arguments: list[str]) -> None:
 def read(options: Train):
     """The pictures that the options name."""
     from backdrift.cli.choices import fit
-    from backdrift.data import digits, pictures
+    from backdrift.data import digits, pictures, scenes
     from backdrift.progress import counting_bar
 
     how = options.pictures
-    if options.data == "digits":
+    made = {"digits": digits, "scenes": scenes}.get(options.data)
+    if made is not None:
         for name, value in vars(how).items():
             if name != "validation" and value != getattr(PictureOptions, name):
-                raise UserError(f"The digits are what they are and take no --pictures.{name.replace('_', '-')}.")
-        return digits(validation=how.validation)
+                raise UserError(
+                    f"The {options.data} are what they are and take no --pictures.{name.replace('_', '-')}."
+                )
+        return made(validation=how.validation)
     with counting_bar("reading pictures") as bar:
         return pictures(
             options.data,

@@ -1,6 +1,7 @@
 """Pictures in, pictures out.
 
-`digits()` and `pictures(path)` read a data set into a `Pictures`; `load(source)` reads the same one again;
+`digits()` and `pictures(path)` read a data set into a `Pictures`, `scenes(count)` draws one; `load(source)` gives the
+same one again;
 `save_grid` and `save_pictures` write tensors as files.
 """
 
@@ -12,6 +13,7 @@ from backdrift.data.files import grid_png, save_grid, save_pictures, saved_numbe
 from backdrift.data.fit import Crop, Pad, Stretch
 from backdrift.data.folder import pictures
 from backdrift.data.pictures import Pictures
+from backdrift.data.scenes import scenes
 from backdrift.data.single import read_mask, read_picture
 from backdrift.errors import UserError
 
@@ -29,6 +31,7 @@ __all__ = [
     "save_grid",
     "save_pictures",
     "saved_numbers",
+    "scenes",
     "to_uint8",
 ]
 
@@ -46,10 +49,13 @@ def load(source: dict, on_progress=None) -> Pictures:
         return load(source["of"], on_progress).subset(source["indices"])
     if kind == "digits":
         found, where = digits(validation=source["validation"]), "scikit-learn's digits"
+    elif kind == "scenes":
+        found = scenes(source["count"], seed=source["seed"], validation=source["validation"])
+        where = "the scenes"
     elif kind == "pictures":
         found, where = _load_pictures(source, on_progress), source["path"]
     else:
-        raise UserError(f"There is no kind of data called {kind!r}; the kinds are digits and pictures.")
+        raise UserError(f"There is no kind of data called {kind!r}; the kinds are digits, scenes and pictures.")
     if found.fingerprint != source["fingerprint"]:
         raise UserError(
             f"The pictures of {where} are not those recorded (fingerprint {source['fingerprint']}, now "

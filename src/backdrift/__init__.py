@@ -20,6 +20,7 @@ _NAMES = {
     # functions and classes: name -> (module, attribute)
     "train": ("backdrift.model", "train"),
     "load": ("backdrift.model", "load"),
+    "load_classifier": ("backdrift.model", "load_classifier"),
     "Model": ("backdrift.model", "Model"),
     "sample": ("backdrift.sample", "sample"),
     "distill": ("backdrift.distillation", "distill"),
@@ -50,6 +51,7 @@ _MODULES = {
     "schedule": "backdrift.schedule",
     "solvers": "backdrift.sample.solvers",
     "target": "backdrift.target",
+    "trust": "backdrift.trust",
 }
 
 __all__ = ["__version__", *_NAMES, *_MODULES]

@@ -19,7 +19,7 @@ from backdrift.data import Pictures
 from backdrift.denoiser import Denoiser
 from backdrift.device import pick
 from backdrift.errors import UserError
-from backdrift.guide import ClassifierFree
+from backdrift.guide import ClassifierFree, NoisyClassifier
 from backdrift.interop import diffusers, hub
 from backdrift.progress import training_bar
 from backdrift.run import Run, load_network, read_model
@@ -195,15 +195,28 @@ def load(
 
     device: the accelerator if there is one, by default. net: for a run of someone's own network, that network again.
 
-    Raises `UserError` where the folder holds no model, a damaged one, or one that needs `net`.
+    Raises `UserError` where the folder holds no model, a damaged one, one that needs `net`, or what does not sample.
     """
     path = Path(folder)
     if diffusers.is_folder(path):
         return _foreign(path, pick(device))
     network = load_network(path, pick(device), net)
+    if not isinstance(network, Denoiser):
+        raise UserError(f"{path} holds a {type(network).__name__}, which does not sample; give a run that does.")
     if path.is_file():
         return Model(network, read_model(path)[1]["data"]["classes"])
     return Model(network, Run(path).config()["data"]["classes"], path)
+
+
+def load_classifier(folder: str | os.PathLike, device: str | torch.device | None = None) -> NoisyClassifier:
+    """The classifier of a run that `backdrift train --task classifier` made, for `guide.Classifier`.
+
+    Raises `UserError` as `load` does, and for a run that trained something else.
+    """
+    network = load_network(folder, pick(device))
+    if not isinstance(network, NoisyClassifier):
+        raise UserError(f"{folder} holds no classifier; backdrift train --task classifier makes one.")
+    return network
 
 
 def _foreign(path: Path, device: torch.device) -> Model:

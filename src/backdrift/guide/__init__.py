@@ -1,8 +1,9 @@
 """Steering: whatever guides a model takes a `Denoiser` and returns one, so every sampler and audit works on it."""
 
+from backdrift.guide.classifier import NoisyClassifier, exact_classifier
 from backdrift.guide.classifier_free import AutoGuidance, ClassifierFree
 from backdrift.guide.composed import Composed
-from backdrift.guide.gradient import Apart, Classifier, NoisyClassifier, Reward, exact_classifier
+from backdrift.guide.gradient import Apart, Classifier, Reward
 from backdrift.guide.mixing import Plain, Projected, Rescaled
 from backdrift.guide.particles import Particles
 from backdrift.guide.weights import Interval, Ramp, Rows, plus

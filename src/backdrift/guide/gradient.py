@@ -13,11 +13,11 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from backdrift.denoiser import Denoiser
 from backdrift.errors import UserError
-from backdrift.exact.denoiser import TensorDenoiser
+from backdrift.guide.classifier import NoisyClassifier
 from backdrift.posterior import TensorPosterior, expand, flat
 from backdrift.process.gaussian import Gaussian
 
@@ -73,7 +73,9 @@ class Classifier(Moved):
         forget: tuple[str, ...] = ("label",),
     ):
         super().__init__(Forgetful(denoiser, forget))
-        self.log_prob, self.weight = log_prob, float(weight)
+        # a network's answer depends on the states, not on the schedule that it was trained on
+        self.log_prob = log_prob.on(self.process) if isinstance(log_prob, NoisyClassifier) else log_prob
+        self.weight = float(weight)
 
     def gradient(self, x, mean, t, cond):
         return self.weight * torch.autograd.grad(self.log_prob(x, t, cond).sum(), x)[0]
@@ -131,37 +133,6 @@ class Forgetful(Denoiser):
 
     def forward(self, xt, t, cond=None):
         return self.denoiser(xt, t, {name: v for name, v in (cond or {}).items() if name not in self.forget})
-
-
-class NoisyClassifier(nn.Module):
-    """log p(label | x_t) by a network that sees what a `Network` sees: the state at unit variance, and the angle.
-
-    net: called as net(x, noise) with x (B, *event) and noise (B,) float32; gives logits (B, classes).
-    """
-
-    def __init__(self, net: nn.Module, process: Gaussian, sigma_data: float):
-        super().__init__()
-        self.net, self.process, self.sigma_data = net, process, sigma_data
-
-    def logits(self, xt: Tensor, t: float | Tensor) -> Tensor:
-        """(B, classes)."""
-        alpha, sigma = self.process.schedule.alpha_sigma(t)
-        scale = (sigma**2 + (alpha * self.sigma_data) ** 2).rsqrt()
-        noise = torch.atan2(sigma, alpha * self.sigma_data).to(device=xt.device, dtype=torch.float32).expand(len(xt))
-        return self.net((expand(scale, xt) * xt).float(), noise)
-
-    def forward(self, xt: Tensor, t: float | Tensor, cond: Mapping) -> Tensor:
-        return self.logits(xt, t).log_softmax(-1).gather(1, cond["label"].view(-1, 1)).squeeze(1).to(xt)
-
-
-def exact_classifier(denoiser: TensorDenoiser) -> Callable[[Tensor, Tensor, Mapping], Tensor]:
-    """log p(label | x_t) of an exact distribution with labels, as `Classifier` takes it."""
-
-    def log_prob(xt: Tensor, t: Tensor, cond: Mapping) -> Tensor:
-        share = denoiser.distribution.log_share(denoiser.distribution.wanted(cond, len(xt)))
-        return denoiser.log_prob(xt, t, cond) + share - denoiser.log_prob(xt, t)
-
-    return log_prob
 
 
 def first_informative(process: Gaussian) -> float:

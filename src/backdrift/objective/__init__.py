@@ -8,6 +8,7 @@ one's own, and `score_matching` has the losses that need no noise. `fit_schedule
 
 from backdrift.objective import score_matching
 from backdrift.objective.base import Losses, Objective, Samples
+from backdrift.objective.classification import Classification
 from backdrift.objective.denoising import Denoising, denoising, drop_labels
 from backdrift.objective.importance import ByLoss
 from backdrift.objective.learned_schedule import fit_schedule
@@ -24,6 +25,7 @@ __all__ = [
     "Angle",
     "Bound",
     "ByLoss",
+    "Classification",
     "Denoising",
     "Hybrid",
     "Independent",

@@ -28,7 +28,7 @@ def write_report(run: Run, model: Model, pictures: Pictures) -> Path:
         *_samples(model, pictures),
         *_path(model),
         *_evaluation(found, model, pictures),
-        *_curves(run.metrics()),
+        *curves(run.metrics(), "the squared error of what the network predicts"),
         page.heading("The command that repeats this run"),
         page.code(command(run)),
     ]
@@ -130,7 +130,9 @@ def _evaluation(found: dict | None, model: Model, pictures: Pictures) -> list[st
     return parts
 
 
-def _curves(records: list[dict]) -> list[str]:
+def curves(records: list[dict], loss_is: str) -> list[str]:
+    """The charts of a training from its metrics; loss_is: what its loss is, in words."""
+
     def curve(name: str, words: str, dashed: bool = False) -> Curve:
         chosen = [record for record in records if record.get(name) is not None]
         return Curve(words, [r["step"] for r in chosen], [r[name] for r in chosen], dashed)
@@ -161,8 +163,8 @@ def _curves(records: list[dict]) -> list[str]:
         chart("Speed", [curve("pictures_per_second", "pictures/s")], step, Axis("pictures per second")),
     ]
     note = (
-        "Noise angle: atan2(noise, signal), 0° is a clean picture and 90° pure noise. The loss is the squared error of "
-        "what the network predicts; the held-out curve is that of the averaged weights, always with the same noise."
+        "Noise angle: atan2(noise, signal), 0° is a clean picture and 90° pure noise. The loss is "
+        f"{loss_is}; the held-out curve is that of the averaged weights, always with the same noise."
     )
     return [page.heading("Training"), page.row([c for c in charts if c]), page.text(note, "note")]
 

@@ -9,14 +9,16 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from backdrift.config import kind
 from backdrift.errors import UserError
+from backdrift.train.checkpoint import put
 
 
 class NetChoice(ABC):
@@ -33,6 +35,11 @@ class NetChoice(ABC):
 
         outputs: channels that it returns, C by default.
         """
+
+    def start(self, net: nn.Module, tensors: Mapping[str, Tensor], complaint: str) -> None:
+        """Put another run's weights into `net`, built by this choice. Raises `UserError`, `complaint` and the first
+        tensor that does not fit."""
+        put(tensors, net, complaint)
 
 
 @kind("net.UNet")
@@ -78,6 +85,29 @@ class MPUNetChoice(NetChoice):
         from backdrift.nets.mp_unet import MPUNet
 
         return MPUNet(shape[0], outputs=outputs, dims=len(shape) - 1, classes=classes, **vars(self))
+
+
+@kind("net.HalfUNet")
+@dataclass(frozen=True)
+class HalfUNetChoice(NetChoice):
+    """The way down of the U-Net (`backdrift.nets.HalfUNet`), whose arguments these are: for classifiers."""
+
+    width: int = 64
+    multipliers: tuple[int, ...] = (1, 2, 2)
+    blocks: int = 2
+    attention: tuple[int, ...] = (1, 2)
+    head_width: int = 32
+    dropout: float = 0.0
+
+    @classmethod
+    def like(cls, unet: UNetChoice) -> HalfUNetChoice:
+        """The way down of this U-Net."""
+        return cls(**{name: getattr(unet, name) for name in cls.__dataclass_fields__})
+
+    def build(self, shape, classes, outputs=None):
+        from backdrift.nets.half_unet import HalfUNet
+
+        return HalfUNet(shape[0], outputs=outputs or classes, dims=len(shape) - 1, **vars(self))
 
 
 @kind("net.DiT")

@@ -17,7 +17,7 @@ from torch import Tensor
 from backdrift.denoiser import Denoiser
 from backdrift.errors import UserError
 from backdrift.guide.mixing import Mixing, Plain
-from backdrift.guide.weights import Weights
+from backdrift.guide.weights import Weights, check
 from backdrift.process.base import State
 
 
@@ -29,7 +29,7 @@ class ClassifierFree(Denoiser):
     mixing: how the two beliefs are mixed. A guided call is two passes of the network where w is neither 0 nor 1. Each
     sample is guided on its own.
 
-    Raises `UserError` for a negative weight, or in a call whose condition has none of `drop`.
+    Raises `UserError` for a weight that makes no sense, or in a call whose condition has none of `drop`.
     """
 
     def __init__(
@@ -89,11 +89,10 @@ class AutoGuidance(Denoiser):
 
 
 def checked(guidance: float | Weights) -> float | Weights:
-    """A weight that makes sense. Raises `UserError` for a negative one."""
+    """A weight that makes sense. Raises `UserError` for one that is negative or not finite."""
     if isinstance(guidance, Weights):
         return guidance
-    if not guidance >= 0:
-        raise UserError(f"A guidance weight is 0 (ignore the condition), 1 (follow it) or more, not {guidance}.")
+    check(guidance)
     return float(guidance)
 
 

@@ -14,6 +14,7 @@ Liu et al. 2022, arXiv:2206.01714, Eq. 11 and 13.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from backdrift.denoiser import Denoiser
@@ -30,13 +31,16 @@ class Composed(Denoiser):
     terms: pairs (condition, weight), such as ({"label": 3}, 1.0); a condition's values are numbers, or tensors with one
     entry or one per sample. What a call's own `cond` holds is given to every term and to D_0 too.
 
-    Raises `UserError` without any term.
+    Raises `UserError` without any term, and for a weight that is not finite.
     """
 
     def __init__(self, denoiser: Denoiser, terms: Sequence[tuple[Mapping, float]]):
         super().__init__()
         if not terms:
             raise UserError("Composed conditions need at least one term, such as ({'label': 3}, 1.0).")
+        for _, weight in terms:
+            if not math.isfinite(weight):
+                raise UserError(f"The weight of a composed condition is a finite number, not {weight}.")
         self.denoiser, self.terms = denoiser, tuple((dict(cond), float(weight)) for cond, weight in terms)
         self.process, self.event_shape = denoiser.process, denoiser.event_shape
         self.sigma_data = getattr(denoiser, "sigma_data", 0.5)

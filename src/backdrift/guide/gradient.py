@@ -9,6 +9,7 @@ Every sample is moved on its own, except by `Apart`, whose purpose is the batch.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 
@@ -75,7 +76,7 @@ class Classifier(Moved):
         super().__init__(Forgetful(denoiser, forget))
         # a network's answer depends on the states, not on the schedule that it was trained on
         self.log_prob = log_prob.on(self.process) if isinstance(log_prob, NoisyClassifier) else log_prob
-        self.weight = float(weight)
+        self.weight = finite(weight)
 
     def gradient(self, x, mean, t, cond):
         return self.weight * torch.autograd.grad(self.log_prob(x, t, cond).sum(), x)[0]
@@ -89,7 +90,7 @@ class Reward(Moved):
 
     def __init__(self, denoiser: Denoiser, reward: Callable[[Tensor], Tensor], weight: float = 1.0):
         super().__init__(denoiser)
-        self.reward, self.weight = reward, float(weight)
+        self.reward, self.weight = reward, finite(weight)
 
     def gradient(self, x, mean, t, cond):
         value = self.reward(mean)
@@ -109,7 +110,7 @@ class Apart(Moved):
 
     def __init__(self, denoiser: Denoiser, weight: float = 1.0):
         super().__init__(denoiser)
-        self.weight = float(weight)
+        self.weight = finite(weight)
 
     def gradient(self, x, mean, t, cond):
         if len(x) < 2:
@@ -133,6 +134,13 @@ class Forgetful(Denoiser):
 
     def forward(self, xt, t, cond=None):
         return self.denoiser(xt, t, {name: v for name, v in (cond or {}).items() if name not in self.forget})
+
+
+def finite(weight: float) -> float:
+    """Raises `UserError` for a weight that is not; a negative one leads the other way."""
+    if not math.isfinite(weight):
+        raise UserError(f"The weight of a gradient is a finite number, not {weight}.")
+    return float(weight)
 
 
 def first_informative(process: Gaussian) -> float:

@@ -40,7 +40,7 @@ class Interval(Weights):
     high: float
 
     def __post_init__(self):
-        _check(self.weight)
+        check(self.weight)
         if not 0 <= self.low < self.high:
             raise UserError(f"An interval of noise levels needs 0 <= low < high, not {self.low} and {self.high}.")
 
@@ -63,8 +63,8 @@ class Ramp(Weights):
     power: float = 1.0
 
     def __post_init__(self):
-        _check(self.weight)
-        _check(self.first)
+        check(self.weight)
+        check(self.first)
         if not self.power > 0:
             raise UserError(f"The power of a ramp must be positive, not {self.power}.")
 
@@ -110,8 +110,9 @@ def plus(schedule: Schedule, times: Sequence[float] | Tensor, strength: float) -
     return Rows(tuple(times[:-1].tolist()), tuple(weights.tolist()))
 
 
-def _check(weight: float) -> None:
-    if not weight >= 0:
+def check(weight: float) -> None:
+    """Raises `UserError` for a weight that makes no sense."""
+    if not 0 <= weight < math.inf:
         raise UserError(f"A guidance weight is 0 (ignore the condition), 1 (follow it) or more, not {weight}.")
 
 

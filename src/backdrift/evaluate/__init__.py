@@ -6,6 +6,7 @@ from backdrift.evaluate.exported import ExportedFeatures
 from backdrift.evaluate.features import ClassifierFeatures, PixelPCA, Pixels
 from backdrift.evaluate.manifold import density_coverage, precision_recall
 from backdrift.evaluate.memorisation import Memorisation, memorisation, nearest
+from backdrift.evaluate.neighbours import neighbour_agreement
 from backdrift.evaluate.report import Evaluation, Row, evaluate, evaluate_two
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "label_agreement",
     "memorisation",
     "nearest",
+    "neighbour_agreement",
     "precision_recall",
     "sliced_wasserstein",
 ]

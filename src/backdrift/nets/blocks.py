@@ -189,6 +189,32 @@ def checked_labels(cond, classes: int, noise):
     return label.long()
 
 
+class Further(nn.Module):
+    """Adds further angles in `cond`, (B,) in [0, pi/2] each, to the embedding (B, width).
+
+    What `listen` adds starts as nothing, so a trained network that begins to listen is what it was.
+    """
+
+    def __init__(self, features: int, width: int):
+        super().__init__()
+        self.features, self.width = features, width
+        self.layers = nn.ModuleDict()
+
+    def listen(self, names):
+        """From now on heed the angles of these names, too."""
+        for name in names:
+            if name not in self.layers:
+                into, out = nn.Linear(self.features, self.width), zeroed(nn.Linear(self.width, self.width))
+                self.layers[name] = nn.ModuleList([into, out])
+
+    def forward(self, embedding, cond):
+        for name, (into, out) in self.layers.items():
+            if name in (cond or {}):
+                hidden = F.silu(wide_linear(into, noise_features(cond[name], self.features)))
+                embedding = embedding + wide_linear(out, hidden)
+        return embedding
+
+
 class Conditioning(nn.Module):
     """Embeds the noise angle and the label: noise (B,), cond {"label": (B,)} -> (B, width).
 
@@ -204,6 +230,7 @@ class Conditioning(nn.Module):
         self.noise_in = nn.Linear(width, width)
         self.noise_out = nn.Linear(width, width)
         self.label = nn.Embedding(classes + 1, width) if classes else None
+        self.further = Further(width, width)
 
     def forward(self, noise, cond=None):
         with torch.autocast(noise.device.type, enabled=False):
@@ -213,4 +240,4 @@ class Conditioning(nn.Module):
             embedding = wide_linear(self.noise_out, hidden)
             if self.label is not None:
                 embedding = embedding + self.label(labels).to(embedding.dtype)
-            return F.silu(embedding)
+            return F.silu(self.further(embedding, cond))

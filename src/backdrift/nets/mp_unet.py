@@ -18,7 +18,7 @@ from torch import nn
 from torch.autograd import forward_ad
 
 from backdrift.errors import UserError
-from backdrift.nets.blocks import attention, checked_labels, noise_features, wide
+from backdrift.nets.blocks import Further, attention, checked_labels, noise_features, wide
 from backdrift.nets.look import ConditionTokens, appended, split
 from backdrift.nets.pyramid import channels_last, check, double, halve, levels, walk
 
@@ -95,6 +95,7 @@ class MPConditioning(nn.Module):
         self.classes = classes
         self.noise_in = MPLayer(features, width)
         self.label = MPLayer(classes + 1, width) if classes else None
+        self.further = Further(features, width)
 
     def forward(self, noise, cond=None):
         with torch.autocast(noise.device.type, enabled=False):
@@ -103,7 +104,7 @@ class MPConditioning(nn.Module):
             if self.label is not None:
                 marks = F.one_hot(labels, self.classes + 1) * math.sqrt(self.classes + 1)
                 embedding = mp_sum(embedding, self.label(marks.to(embedding.dtype)), 0.5)
-            return mp_silu(embedding)
+            return mp_silu(self.further(embedding, cond))
 
 
 class MPAttention(nn.Module):

@@ -295,4 +295,6 @@ def put_weights_of(other: Run | str | Path, net: nn.Module) -> None:
     """The averaged weights of another run into `net`. Raises `UserError` naming the first tensor that does not fit."""
     path = other.folder if isinstance(other, Run) else Path(other)
     tensors, _ = read_model(path if path.is_file() else Run(path).model_path)
+    # what the other was not told of starts as nothing
+    tensors = {**{name: x for name, x in net.state_dict().items() if ".further." in name}, **tensors}
     checkpoint.put(tensors, net, f"The weights of {path} do not fit this network")

@@ -47,6 +47,10 @@ class Network(Denoiser):
         (Chen et al. 2022, arXiv:2208.04202). It is cond["estimate"]; without one the denoiser makes its own, from
         zeros at the same x_t and t, so that it stays a function of these and costs two passes of the net.
     ends_path: the mean is not the average of all x_0 but the end of the flow's path through x_t: a consistency model.
+    told: further conditions that the net is made to heed (`listen`), each in `cond` as an angle (B,). "toward" makes a
+        flow map: cond["toward"], a time s <= t, asks for the x_0 with which one DDIM step from x_t leads to x_s on the
+        flow; without it s = t, and the mean is the average of all x_0 as ever. "guidance": the weight of a guidance
+        that is built in, 1 where it is left out; its angle is that whose tangent it is.
 
     Raises `UserError` if the target cannot be used with the schedule (EPS or SCORE where alpha(1) = 0), and when called
     if the net does not return the channels that it should.
@@ -63,6 +67,7 @@ class Network(Denoiser):
         learned_variance: bool = False,
         self_conditioning: bool = False,
         ends_path: bool = False,
+        told: tuple[str, ...] = (),
     ):
         super().__init__()
         target.check(process.schedule)
@@ -71,17 +76,32 @@ class Network(Denoiser):
         self.net, self.process, self.target = net, process, target
         self.event_shape, self.sigma_data = tuple(event_shape), sigma_data
         self.learned_variance, self.self_conditioning = learned_variance, self_conditioning
-        self.ends_path = ends_path
+        self.ends_path, self.told = ends_path, tuple(told)
+        listen(net, self.told)
 
     def around(self, net: nn.Module) -> Network:
         """The same denoiser with another net in its place."""
-        names = ("learned_variance", "self_conditioning", "ends_path")
+        names = ("learned_variance", "self_conditioning", "ends_path", "told")
         options = {name: getattr(self, name) for name in names}
         return Network(net, self.process, self.target, self.event_shape, self.sigma_data, **options)
 
     def first_estimate(self, xt: Tensor, t: float | Tensor, cond: Mapping | None = None) -> Tensor:
         """E[x_0 | x_t, cond] by one pass of a self-conditioned net, which is shown zeros for its estimate."""
         return self(xt, t, {**(cond or {}), "estimate": torch.zeros_like(xt)}).mean
+
+    def _angles(self, xt: Tensor, noise: Tensor, cond: Mapping) -> dict[str, Tensor]:
+        """What the net is told of `told`, as angles like `noise`."""
+        found = {}
+        if "toward" in self.told:
+            toward = cond.get("toward")
+            if toward is not None:
+                alpha, sigma = self.process.schedule.alpha_sigma(toward)
+                toward = torch.atan2(sigma, alpha * self.sigma_data)
+            found["toward"] = noise if toward is None else toward.to(noise).expand(len(xt))
+        if "guidance" in self.told:
+            weight = torch.as_tensor(cond.get("guidance", 1.0), dtype=torch.float64)
+            found["guidance"] = weight.atan().to(noise).expand(len(xt))
+        return found
 
     def forward(self, xt, t, cond=None):
         schedule = self.process.schedule
@@ -96,6 +116,8 @@ class Network(Denoiser):
             cond = dict(cond or {})
             estimate = cond.pop("estimate") if "estimate" in cond else self.first_estimate(xt, t, cond)
             seen = torch.cat([seen, estimate / self.sigma_data], 1)
+        if self.told:
+            cond = {**(cond or {}), **self._angles(xt, noise, cond or {})}
         p, fraction = self.net(seen.to(dtype), noise, cond).to(xt.dtype), None
         if self.learned_variance:
             if p.shape[1] != 2 * xt.shape[1]:
@@ -110,6 +132,22 @@ class Network(Denoiser):
             skip, out = torch.where(sigma == 0, 1 / alpha, skip), torch.where(sigma == 0, 0.0, out)
             p = p.masked_fill(expand(sigma == 0, xt).bool(), 0.0)
         return TensorPosterior(expand(skip, xt) * xt + expand(out, xt) * p, fraction)
+
+
+def listen(net: nn.Module, names: tuple[str, ...]) -> None:
+    """Make `net` heed further angles in `cond`: the library's nets learn to, others say in `told` what they heed.
+
+    Raises `UserError` where one does not.
+    """
+    missing = [name for name in names if name not in getattr(net, "told", ())]
+    further = getattr(getattr(net, "conditioning", None), "further", None)
+    if further is not None:
+        further.listen(missing)
+    elif missing:
+        raise UserError(
+            f"A {type(net).__name__} does not say that it heeds {' and '.join(missing)}: give it an attribute `told` "
+            'with these names, and read cond["..."], angles of shape (B,).'
+        )
 
 
 class TokenNetwork(Denoiser):

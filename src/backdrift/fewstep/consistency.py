@@ -134,7 +134,9 @@ class Teacher(nn.Module):
     def __init__(self, network: Network):
         super().__init__()
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
-        self.network.ends_path = False  # a training starts from a denoiser, whatever it makes of it
+        # a training starts from a denoiser, whatever it makes of it
+        self.network.ends_path = False
+        self.network.told = tuple(name for name in self.network.told if name != "toward")
 
     def guided(self, guidance: float, cond) -> Denoiser:
         """The teacher under classifier-free guidance, where there is a label to follow."""

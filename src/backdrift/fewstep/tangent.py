@@ -45,6 +45,26 @@ class Exact(Tangent):
             ) from error
 
 
+@kind("tangent.SemiDiscrete")
+@dataclass(frozen=True)
+class SemiDiscrete(Tangent):
+    """Forward mode in the state, central differences of half-width h in the time, whose embedding may be rough.
+
+    Zheng et al. 2025, arXiv:2510.08431 (rCM). Raises `UserError` as `Exact` does.
+    """
+
+    h: float = 1e-3
+
+    def __post_init__(self):
+        _check_width(self.h)
+
+    def along(self, net, u, w, v, rate):
+        state = random_state()
+        in_state = Exact().along(lambda x, _: net(x, w), u, w, v, torch.zeros_like(w))
+        with replayed(state):
+            return in_state + Differences(self.h).along(net, u, w, torch.zeros_like(v), rate)
+
+
 @kind("tangent.Differences")
 @dataclass(frozen=True)
 class Differences(Tangent):
@@ -53,8 +73,7 @@ class Differences(Tangent):
     h: float = 1e-3
 
     def __post_init__(self):
-        if not self.h > 0:
-            raise UserError(f"Finite differences need a positive step, not {self.h}.")
+        _check_width(self.h)
 
     def along(self, net, u, w, v, rate):
         with torch.no_grad():
@@ -63,6 +82,11 @@ class Differences(Tangent):
             with replayed(state):
                 behind = net(u - self.h * v, w - self.h * rate)
         return (ahead - behind) / (2 * self.h)
+
+
+def _check_width(h: float) -> None:
+    if not h > 0:
+        raise UserError(f"Finite differences need a positive step, not {h}.")
 
 
 def random_state() -> Tensor:

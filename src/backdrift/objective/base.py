@@ -64,6 +64,11 @@ class Objective(ABC):
         """Whether what is learned is the end of the flow's path, and not the average of x_0."""
         return False
 
+    @property
+    def told(self) -> tuple[str, ...]:
+        """Further conditions that the network is made to heed (see `Network`)."""
+        return ()
+
     def outputs(self, channels: int, classes: int) -> int:
         """How many numbers the net returns, at each pixel where it returns pictures, for pictures of `channels`."""
         return channels * (2 if self.learned_variance else 1)
@@ -90,6 +95,7 @@ class Objective(ABC):
             learned_variance=self.learned_variance,
             self_conditioning=self.estimating,
             ends_path=self.ends_path,
+            told=self.told,
         )
 
     def head(self, network: Network) -> nn.Module:

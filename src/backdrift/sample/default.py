@@ -150,6 +150,8 @@ def default_solver(denoiser: Denoiser) -> Sampler:
     """What `sample` uses when no solver is named."""
     if getattr(inmost(denoiser), "ends_path", False):
         return Jump()
+    if "toward" in getattr(inmost(denoiser), "told", ()):
+        return Jump(0.0)
     return AdamsFlow(clock_scale(denoiser)) if isinstance(denoiser.process, Gaussian) else Bridge()
 
 

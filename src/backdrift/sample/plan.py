@@ -58,6 +58,7 @@ class Plan:
 
     times: (N + 1,), the times of the N evaluations and of the output. states: (N + 1, N + 1). means: (N + 1, N).
     noise: (N + 1, M). noise_intervals: (M, 2), the stretch of the Brownian path behind each noise.
+    toward: (N,), the times that each answer is asked for, of a flow map; None asks an ordinary denoiser.
     schedule, start, guidance: what it was compiled for; `run` refuses another schedule or guidance weight.
 
     Raises `UserError` for wrong shapes, non-finite entries, times outside [0, 1] or a table that is not causal.
@@ -72,6 +73,7 @@ class Plan:
     start: float = 1.0
     guidance: float | None = None
     solver: str = field(default="", compare=False)
+    toward: Tensor | None = None
 
     def __post_init__(self):
         count, draws = len(self.times) - 1, len(self.noise_intervals)
@@ -87,7 +89,10 @@ class Plan:
                 raise UserError(f"Row {row} of this plan's {name} is not finite: the solver cannot take this step.")
         if self.noise_intervals.shape[1:] != (2,):
             raise UserError(f"noise_intervals has shape (M, 2), not {tuple(self.noise_intervals.shape)}.")
-        for t in (*self.times.tolist(), *self.noise_intervals.flatten().tolist(), self.start):
+        toward = [] if self.toward is None else self.toward.tolist()
+        if self.toward is not None and len(toward) != count:
+            raise UserError(f"A plan of {count} evaluations asks for as many times, not {len(toward)}.")
+        for t in (*self.times.tolist(), *self.noise_intervals.flatten().tolist(), self.start, *toward):
             if not 0 <= t <= 1:
                 raise UserError(f"The times of a plan lie in [0, 1], but one is {t}.")
         if bool(self.states.triu(1).any()) or bool(self.means.triu(0).any()):
@@ -136,7 +141,8 @@ class Plan:
                 slots[slot] = None
             if n == total:
                 return y
-            mean = denoiser(y, t, cond).mean
+            asked = cond if self.toward is None else {**(cond or {}), "toward": self.toward[n].expand(len(y))}
+            mean = denoiser(y, t, asked).mean
             slots[1 + n] = y
             slots[1 + total + n] = mean = mean if mean.dtype == dtype else mean.to(dtype)
             if on_step is not None:
@@ -283,6 +289,7 @@ class Plan:
             "guidance": self.guidance,
             "times": self.times.tolist(),
             "noise_intervals": self.noise_intervals.tolist(),
+            **({} if self.toward is None else {"toward": self.toward.tolist()}),
             **tables,
         }
         write_text(path, json.dumps(document) + "\n")
@@ -318,6 +325,7 @@ class Plan:
                 float(document["start"]),
                 document["guidance"],
                 document["solver"],
+                torch.tensor(document["toward"], dtype=torch.float64) if "toward" in document else None,
             )
         except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
             if isinstance(error, UserError):

@@ -102,9 +102,12 @@ class DDPM(Solver):
 class Jump(Solver):
     """x_s = alpha_s D + sigma_s (sqrt(1 - gamma^2) eps + gamma xi): to the denoiser's answer, and from there to s.
 
-    The sampler of consistency models, whose D is the end of the path. gamma: the share of fresh noise. 1 noises D anew
-    (Song et al. 2023, arXiv:2303.01469, Algorithm 1), 0 is DDIM, between them it is the gamma-sampling of Kim et al.
-    2024, arXiv:2310.02279, Algorithm 3. On an ordinary denoiser it follows no flow and has order 0 for gamma > 0.
+    The sampler of flow maps and consistency models. A flow map is asked for the time m <= s with
+    sigma_m / alpha_m = sqrt(1 - gamma^2) sigma_s / alpha_s, so that the state is on the flow before xi is added: gamma
+    0 jumps from time to time along it. gamma: the share of fresh noise. 1 goes to the end of the path and noises it
+    anew, which is all that a consistency model can do (Song et al. 2023, arXiv:2303.01469, Algorithm 1); between them
+    it is the gamma-sampling of Kim et al. 2024, arXiv:2310.02279, Algorithm 3. An ordinary denoiser makes 0 DDIM, and
+    follows no flow for gamma > 0, which has order 0.
     """
 
     gamma: float = 1.0
@@ -119,10 +122,16 @@ class Jump(Solver):
         at = pairs(schedule, times)
         for n in range(len(times) - 1):
             (alpha, sigma), (alpha_s, sigma_s) = at[n], at[n + 1]
-            D = trace.evaluate(x, times[n])
+            D = trace.evaluate(x, times[n], self._toward(schedule, times[n + 1]))
             keep = math.sqrt(1 - self.gamma**2) * sigma_s / sigma
             x = keep * x + (alpha_s - keep * alpha) * D
             if self.gamma > 0:
                 # also where sigma_s = 0, in the last step: the path then has as many intervals as the grid, and refines
                 x = x + self.gamma * sigma_s * trace.noise(times[n], times[n + 1])
         return x
+
+    def _toward(self, schedule, s: float) -> float:
+        """m above."""
+        if self.gamma in (0, 1) or s == 0:
+            return s if self.gamma == 0 else 0.0
+        return float(schedule.time(schedule.logsnr(s) - math.log(1 - self.gamma**2)).clamp(0, s))

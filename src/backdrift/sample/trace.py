@@ -50,15 +50,20 @@ class Tracer:
         self.start = Linear({("x", 0): 1.0})
         self._rows: list[dict] = []
         self._times: list[float] = []
+        self._toward: list[float | None] = []
         self._intervals: list[tuple[float, float]] = []
         self._written: list[tuple[np.ndarray, np.ndarray]] = []
 
-    def evaluate(self, x: Linear, t: float) -> Linear:
-        """D = E[x_0 | x at time t]. From here on `x` stands for the state y_n, so that rows stay sparse."""
+    def evaluate(self, x: Linear, t: float, toward: float | None = None) -> Linear:
+        """D = E[x_0 | x at time t]. From here on `x` stands for the state y_n, so that rows stay sparse.
+
+        toward: of a flow map, the time that D is to lead to.
+        """
         n = len(self._times)
         self._written.append(self.written_out(x))
         self._rows.append(x.terms)
         self._times.append(float(t))
+        self._toward.append(None if toward is None else float(toward))
         x.terms = {("y", n): 1.0}
         return Linear({("D", n): 1.0})
 
@@ -96,4 +101,6 @@ class Tracer:
                 matrix[n, j + offset] = value
         times = torch.tensor([*self._times, end], dtype=torch.float64)
         intervals = torch.tensor(self._intervals, dtype=torch.float64).reshape(draws, 2)
-        return Plan(times, states, means, noise, intervals, schedule, float(start), solver=solver)
+        asked = [t if s is None else s for t, s in zip(self._times, self._toward, strict=True)]
+        toward = None if all(s is None for s in self._toward) else torch.tensor(asked, dtype=torch.float64)
+        return Plan(times, states, means, noise, intervals, schedule, float(start), solver=solver, toward=toward)

@@ -10,8 +10,8 @@ What a Gaussian corruption is to numbers, masking is to labels: the label surviv
 otherwise. Averaged over that, the belief is uncond.lerp(cond, g).
 
 Both take one draw for each sample and keep it all along (a label has a level from which on it counts, drawn between
-high and low; the paper draws n anew in every step). So the annealed model is a `Denoiser` like any other, and more steps
-follow the same path. The draw is keyed by the sample's number, which the condition carries: cond["sample"].
+high and low; the paper draws n anew in every step). So the annealed model is a `Denoiser` like any other, and more
+steps follow the same path. The draw is keyed by the sample's number, which the condition carries: cond["sample"].
 """
 
 from __future__ import annotations

@@ -49,12 +49,14 @@ class NoisyClassifier(nn.Module):
             return self
         return NoisyClassifier(self.net, process, self.sigma_data, self.event_shape, self.classes)
 
+    def check_event(self, shape: Sequence[int]) -> None:
+        """Raises `UserError` for states of another shape."""
+        if self.event_shape is not None and tuple(shape) != tuple(self.event_shape):
+            raise UserError(f"This classifier is for pictures of shape {tuple(self.event_shape)}, not {tuple(shape)}.")
+
     def logits(self, xt: Tensor, t: float | Tensor) -> Tensor:
         """(B, classes). xt: (B, *event); t: a float or (B,). Raises `UserError` for states of another shape."""
-        if self.event_shape is not None and tuple(xt.shape[1:]) != tuple(self.event_shape):
-            raise UserError(
-                f"This classifier is for pictures of shape {tuple(self.event_shape)}, not {tuple(xt.shape[1:])}."
-            )
+        self.check_event(xt.shape[1:])
         alpha, sigma = self.process.schedule.alpha_sigma(t)
         scale = (sigma**2 + (alpha * self.sigma_data) ** 2).rsqrt()
         noise = torch.atan2(sigma, alpha * self.sigma_data).to(device=xt.device, dtype=torch.float32).expand(len(xt))

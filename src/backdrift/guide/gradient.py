@@ -64,6 +64,8 @@ class Classifier(Moved):
     log_prob: called as log_prob(x_t, t, cond), gives log p(cond | x_t) (B,) with a gradient in x_t; `exact_classifier`,
     or a trained `NoisyClassifier`. weight: 1 is Bayes' rule, more exaggerates. forget: the conditions that the denoiser
     itself is not given.
+
+    Raises `UserError` for a trained classifier of states of another shape.
     """
 
     def __init__(
@@ -74,9 +76,11 @@ class Classifier(Moved):
         forget: tuple[str, ...] = ("label",),
     ):
         super().__init__(Forgetful(denoiser, forget))
-        # a network's answer depends on the states, not on the schedule that it was trained on
-        self.log_prob = log_prob.on(self.process) if isinstance(log_prob, NoisyClassifier) else log_prob
-        self.weight = finite(weight)
+        if isinstance(log_prob, NoisyClassifier):
+            log_prob.check_event(self.event_shape)
+            # its answer depends on the states, not on the schedule that it was trained on
+            log_prob = log_prob.on(self.process)
+        self.log_prob, self.weight = log_prob, finite(weight)
 
     def gradient(self, x, mean, t, cond):
         return self.weight * torch.autograd.grad(self.log_prob(x, t, cond).sum(), x)[0]

@@ -15,18 +15,24 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from backdrift.config import from_config
 from backdrift.data import Pictures
+from backdrift.data.derived import derive
 from backdrift.denoiser import Denoiser
 from backdrift.device import pick
+from backdrift.edit.control import conditions, pictures_of
 from backdrift.errors import UserError
 from backdrift.guide import ClassifierFree, NoisyClassifier
 from backdrift.interop import diffusers, hub
+from backdrift.noise import Noise
 from backdrift.progress import training_bar
+from backdrift.represent import Encoder
 from backdrift.run import Run, load_network, read_model
 from backdrift.sample import Grid, Plan, Sampler, Step, sample
 from backdrift.train.loop import train as train_network
 from backdrift.train.networks import NetChoice
 from backdrift.train.options import TrainOptions
+from backdrift.train.texts import TextEncoder
 
 BATCH = 256
 
@@ -35,6 +41,7 @@ class Model:
     """denoiser: the network. classes: the names of its labels, () without. folder: its run, or None.
 
     decode: from what the denoiser makes to pictures, where these differ (a latent model's decoder), or None.
+    text: what reads texts, for a model that was trained with them, or None.
     """
 
     def __init__(
@@ -43,16 +50,25 @@ class Model:
         classes: Sequence[str] = (),
         folder: Path | None = None,
         decode: Callable[[Tensor], Tensor] | None = None,
+        text: TextEncoder | None = None,
     ):
         self.denoiser = denoiser.eval().requires_grad_(False)
         self.classes = tuple(classes)
         self.folder = None if folder is None else Path(folder)
         self.decode = decode
+        self.text = text
 
     @property
     def event_shape(self) -> tuple[int, ...]:
         """The shape of one sample, (C, H, W)."""
         return self.denoiser.event_shape
+
+    def around(self, denoiser: Denoiser, classes: Sequence[str] | None = None) -> Model:
+        """The same model with a steered denoiser in its place: Model.around(AutoGuidance(model.denoiser, weak, 2.0)).
+
+        classes: of the labels that it then follows, where they are others.
+        """
+        return Model(denoiser, self.classes if classes is None else classes, None, self.decode, self.text)
 
     def labels(self, label: int | str | Sequence[int | str] | Tensor | None, count: int) -> Tensor | None:
         """Numbers or names of classes as LongTensor (count,); one label is repeated.
@@ -69,6 +85,20 @@ class Model:
         if len(numbers) != count:
             raise UserError(f"There are {len(numbers)} labels for {count} samples; give one label, or one per sample.")
         return torch.tensor(numbers, dtype=torch.int64)
+
+    def texts(self, text: str | Sequence[str] | None, count: int) -> Tensor | None:
+        """cond["text"] of one text, which is repeated, or of `count` texts.
+
+        Raises `UserError` for a model without text, a wrong count, and an empty or too long text.
+        """
+        if text is None:
+            return None
+        if self.text is None:
+            raise UserError("This model was trained without text, so it cannot be asked for one.")
+        many = [text] * count if isinstance(text, str) else list(text)
+        if len(many) != count:
+            raise UserError(f"There are {len(many)} texts for {count} samples; give one text, or one per sample.")
+        return self.text.encode(many)
 
     def _number(self, label: int | str) -> int:
         if isinstance(label, str) and label in self.classes:
@@ -92,8 +122,11 @@ class Model:
         if guidance == 1:
             return self.denoiser
         if not cond:
-            raise UserError(f"Guidance {guidance:g} needs a condition to follow, such as label=3.")
-        return ClassifierFree(self.denoiser, guidance, tuple(cond))
+            raise UserError(f"Guidance {guidance:g} needs a condition to follow, such as label=3 or a text.")
+        pictures = pictures_of(self.denoiser)
+        # what else is asked for is exaggerated, and a picture that the model follows only where there is nothing else
+        words = tuple(name for name in cond if name not in pictures)
+        return ClassifierFree(self.denoiser, guidance, words or tuple(cond))
 
     def tuned_plan(self, steps: int, guidance: float = 1.0) -> Plan | None:
         """The run's plan tuned for this budget and guidance weight, if it has one."""
@@ -105,12 +138,14 @@ class Model:
         n: int | None = None,
         *,
         label: int | str | Sequence[int | str] | Tensor | None = None,
+        text: str | Sequence[str] | None = None,
         guidance: float = 1.0,
         steps: int = 20,
         solver: Sampler | None = None,
         grid: Grid | None = None,
         plan: Plan | None = None,
         cond: Mapping[str, Tensor] | None = None,
+        control: Tensor | Mapping[str, Tensor] | None = None,
         index: Sequence[int] | None = None,
         seed: int = 0,
         batch: int = BATCH,
@@ -118,10 +153,12 @@ class Model:
     ) -> Tensor:
         """n pictures, (n, C, H, W) in [-1, 1] up to overshoot.
 
-        label: a class or one per sample, by number or name; None is unconditional. guidance: 1 follows the label, more
-        exaggerates it. index: which samples of the seed, such as [7]; sample i is the same picture in any batch. steps:
+        label: a class or one per sample, by number or name; None is unconditional. text: what to show, or one text per
+        sample. guidance: 1 follows label and text, more exaggerates them. index: which samples of the seed, such as [7]; sample i is the same picture in any batch. steps:
         calls of the denoiser. Where solver, grid and plan are left out, a plan tuned for these steps and this guidance
         is used if the run has one. batch: samples per call, for memory only. cond: further conditions, (n, ...) each.
+        control: the picture that a model trained to follow one follows, (K, H, W) or one per sample, or several by
+        name (`hint` makes them of an ordinary picture).
         """
         if n is None and index is None:
             raise UserError("Say how many samples: sample(16), or sample(index=[7]).")
@@ -138,6 +175,11 @@ class Model:
         labels = self.labels(label, len(index))
         if labels is not None:
             cond["label"] = labels
+        texts = self.texts(text, len(index))
+        if texts is not None:
+            cond["text"] = texts
+        if control is not None:
+            cond |= conditions(self.denoiser, control, len(index))
         denoiser = self.guided(guidance, cond)
         if plan is solver is grid is None:
             plan = self.tuned_plan(steps, guidance)
@@ -158,6 +200,16 @@ class Model:
             )
             parts.append(made if self.decode is None else self.decode(made))
         return torch.cat(parts)
+
+    def hint(self, pictures: Tensor, seed: int = 0) -> dict[str, Tensor]:
+        """What a run was trained to follow, taken from `pictures` (B, C, H, W), as `control` for `sample`.
+
+        Raises `UserError` for a model that follows none.
+        """
+        derived = Run(self.folder).options().derived if self.folder is not None and pictures_of(self.denoiser) else ()
+        if not derived:
+            raise UserError("This model was not trained to follow a picture; see backdrift train --task control.")
+        return derive(derived, pictures, Noise.of(seed, len(pictures)))
 
     def save_pretrained(self, folder: str | os.PathLike) -> Path:
         """Write what sampling needs of this model's run into a folder to publish, with a model card; returns it.
@@ -204,8 +256,8 @@ def load(
     if not isinstance(network, Denoiser):
         raise UserError(f"{path} holds a {type(network).__name__}, which does not sample; give a run that does.")
     if path.is_file():
-        return Model(network, read_model(path)[1]["data"]["classes"])
-    return Model(network, Run(path).config()["data"]["classes"], path)
+        return of_run(network, read_model(path)[1])
+    return of_run(network, Run(path).config(), path)
 
 
 def load_classifier(folder: str | os.PathLike, device: str | torch.device | None = None) -> NoisyClassifier:
@@ -217,6 +269,22 @@ def load_classifier(folder: str | os.PathLike, device: str | torch.device | None
     if not isinstance(network, NoisyClassifier):
         raise UserError(f"{folder} holds no classifier; backdrift train --task classifier makes one.")
     return network
+
+
+def load_encoder(folder: str | os.PathLike, device: str | torch.device | None = None) -> Encoder:
+    """The encoder of a run that `backdrift train --task encoder` made: pictures (B, C, H, W) to vectors (B, size).
+
+    Raises `UserError` as `load` does, and for a run that trained something else.
+    """
+    network = load_network(folder, pick(device))
+    if not isinstance(network, Encoder):
+        raise UserError(f"{folder} holds no encoder; backdrift train --task encoder makes one.")
+    return network
+
+
+def of_run(network: Denoiser, config: dict, folder: Path | None = None) -> Model:
+    """The model around the `network` of a run, which `config` describes."""
+    return Model(network, config["data"]["classes"], folder, text=from_config(config["options"]).text)
 
 
 def _foreign(path: Path, device: torch.device) -> Model:
@@ -259,4 +327,4 @@ def train(
             shard=shard,
             on_progress=on_progress,
         )
-    return Model(trained.network, pictures.classes, None if run is None else Path(run))
+    return of_run(trained.network, trained.config, None if run is None else Path(run))

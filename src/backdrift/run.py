@@ -28,6 +28,8 @@ from backdrift.errors import UserError
 from backdrift.fewstep import methods as _methods  # noqa: F401  (registers the objectives that a run may name)
 from backdrift.files import write_json, write_text
 from backdrift.process import Gaussian
+from backdrift.represent import Contrast as _Contrast  # noqa: F401  (registers encoders, and who is told of them)
+from backdrift.train import onto as _onto  # noqa: F401  (registers the networks that stand on others)
 from backdrift.train.checkpoint import on_cpu, put, remove, write
 from backdrift.train.networks import FileNet, NetChoice
 from backdrift.train.options import TrainOptions
@@ -177,7 +179,10 @@ def build_network(options: TrainOptions, data: dict, net: nn.Module | None = Non
     if net is None:
         seen = (shape[0] * (2 if objective.estimating else 1), *shape[1:])
         net = options.net.build(seen, len(classes), objective.outputs(shape[0], len(classes)))
-    return objective.network(net, Gaussian(options.schedule), options.target, shape, data["std"], classes)
+    if options.text is not None:
+        net = options.net.reading(net, options.text)
+    std = data["std"] if options.std is None else options.std
+    return objective.network(net, Gaussian(options.schedule), options.target, shape, std, classes)
 
 
 def load_network(

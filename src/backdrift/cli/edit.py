@@ -95,7 +95,7 @@ def check(options: Edit) -> None:
 
 def results(options: Edit, model, picture, mask):
     """The edited pictures (n, C, H, W)."""
-    from backdrift.edit import Masked, Replacement, blend, recondition, sdedit, soft_edge, vary
+    from backdrift.edit import Masked, Replacement, blend, fill, pictures_of, recondition, sdedit, soft_edge, vary
 
     n = 1 if options.before is not None else options.n
     x0 = picture.expand(n, *picture.shape).to(next(model.denoiser.parameters()).device)
@@ -111,6 +111,10 @@ def results(options: Edit, model, picture, mask):
         strength = 0.5 if options.strength is None else options.strength
         return sdedit(denoiser, x0, strength, steps=options.steps, cond=cond, seed=options.seed)
     mask = (soft_edge(mask, options.soft) if options.soft else mask).to(x0.device)
+    if {"known", "mask"} <= pictures_of(model.denoiser).keys():
+        if options.strength is not None or options.rounds != 1:
+            raise UserError("This run was trained to fill pictures in, at full strength in one round: leave both out.")
+        return fill(denoiser, x0, mask, steps=options.steps, cond=cond, seed=options.seed)
     solver = Replacement(x0, Masked(mask.expand(picture.shape)), options.rounds)
     strength = 1.0 if options.strength is None else options.strength
     made = sdedit(denoiser, x0, strength, solver=solver, steps=options.steps, cond=cond, seed=options.seed)

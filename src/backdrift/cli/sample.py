@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tyro.conf import Positional
+from tyro.conf import OmitArgPrefixes, Positional
 
 from backdrift.cli.parse import parse, say
+from backdrift.cli.steering import Steering
 from backdrift.errors import UserError
 
 _NOT_WRITTEN = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".npy", ".npz", ".zip")
@@ -25,10 +26,24 @@ class Sample:
     """How many samples."""
     label: tuple[str, ...] | None = None
     """A class by number or name, or several that are repeated in turn; left out, unconditional."""
+    text: tuple[str, ...] | None = None
+    """What to show, in quotes, such as "a red heart", or several texts that are repeated in turn."""
     guidance: float = 1.0
-    """1 follows the label, more exaggerates it."""
+    """1 follows label and text, more exaggerates them."""
     cond: Path | None = None
     """A .npz of further conditions by name, such as tokens (n, M, width), whose rows are repeated in turn."""
+    control: tuple[Path, ...] | None = None
+    """Pictures whose edges or regions are followed, repeated in turn (a run of --task control)."""
+    hint: tuple[Path, ...] | None = None
+    """Such edges (white on black) or regions (grey levels) themselves, drawn, repeated in turn."""
+    fit: str | None = None
+    """What to do with a control picture of another size: crop, pad or stretch."""
+    adapter: Path | None = None
+    """The run of an adapter that was trained for this run (--task adapter)."""
+    strength: float | None = None
+    """Of the adapter: 0 is the run without it, 1 (the default) what was trained."""
+    prior: Path | None = None
+    """The run of a prior (--task prior), which draws for each sample the representation that it is to have."""
     steps: int = 20
     """Calls of the network."""
     solver: str | None = None
@@ -47,6 +62,7 @@ class Sample:
     device: str | None = None
     net: str | None = None
     """The network's own file, for a run trained with --net."""
+    steer: OmitArgPrefixes[Steering] = field(default_factory=Steering)
 
 
 def main(arguments: list[str]) -> None:
@@ -55,8 +71,11 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"Ask for at least one sample, not {options.n}.")
     if options.plan is not None and (options.solver or options.grid):
         raise UserError("Give either a plan or a solver and grid: a plan already contains both.")
-    if () in (options.label, options.index):
-        raise UserError(f"--{'label' if options.label == () else 'index'} needs a value.")
+    if options.strength is not None and options.adapter is None:
+        raise UserError("--strength is of an --adapter.")
+    for name in ("label", "text", "index", "control", "hint"):
+        if getattr(options, name) == ():
+            raise UserError(f"--{name} needs a value.")
     index = list(range(options.n) if options.index is None else options.index)
     out = options.out or options.run / "samples" / f"seed-{options.seed}.png"
     as_grid = out.suffix.lower() == ".png"
@@ -78,7 +97,7 @@ def with_tuned_plan(options: Sample) -> Sample:
     from backdrift.run import Run
 
     path = Run(options.run).tuned_plan(options.steps, options.guidance)
-    if options.plan or options.solver or options.grid or not path.exists():
+    if options.plan or options.solver or options.grid or options.steer.typed() or not path.exists():
         return options
     say(f"using the tuned plan  {path}")
     return replace(options, plan=path)
@@ -86,7 +105,11 @@ def with_tuned_plan(options: Sample) -> Sample:
 
 def sampler(options: Sample):
     """A function from sample numbers to pictures."""
-    from backdrift.cli.choices import grid, solver
+    import torch
+
+    from backdrift.adapter import adapt
+    from backdrift.cli.choices import fit, grid, solver
+    from backdrift.cli.hints import hints
     from backdrift.model import load
     from backdrift.sample.plan import Plan
     from backdrift.train.networks import FileNet
@@ -94,17 +117,42 @@ def sampler(options: Sample):
     plan = None if options.plan is None else Plan.load(options.plan)
     chosen, places = solver(options.solver), grid(options.grid)
     model = load(options.run, options.device, None if options.net is None else FileNet.of(options.net))
-    labels = model.labels(list(options.label), len(options.label)) if options.label else None
+    if options.adapter is not None:
+        model = adapt(model, options.adapter, 1.0 if options.strength is None else options.strength)
+    how = fit(options.fit, (255, 255, 255))
     cond = read_conditions(options.cond)
+    texts, guidance = options.text, options.guidance
+    if options.steer.typed():
+        named = {"label": options.label, "text": texts, **cond}
+        model = options.steer.around(model, guidance, tuple(name for name, value in named.items() if value is not None))
+        guidance = 1.0
+    labels = model.labels(list(options.label), len(options.label)) if options.label else None
+    model.texts(texts, len(texts or ()))  # refused before the first sample, not in the middle
+    cond |= hints(model, options.control, options.hint, how)
+
+    def numbers(index: list[int]) -> dict:
+        return {} if options.steer.anneal is None else {"sample": torch.tensor(index)}
+
+    prior = None if options.prior is None else load(options.prior, options.device)
+
+    def represented(index: list[int], label: list[int] | None) -> dict:
+        from backdrift.represent import representations
+
+        if prior is None:
+            return {}
+        return {"representation": representations(prior, model, index, label=label, seed=options.seed)}
 
     def draw(index: list[int]):
-        # a sample's label goes by its number, so that it does not depend on which others are drawn
+        # a sample's label and text go by its number, so that they do not depend on which others are drawn
         label = None if labels is None else [int(labels[i % len(labels)]) for i in index]
         return model.sample(
             index=index,
             label=label,
-            cond={name: value[[i % len(value) for i in index]] for name, value in cond.items()},
-            guidance=options.guidance,
+            text=None if texts is None else [texts[i % len(texts)] for i in index],
+            cond={name: value[[i % len(value) for i in index]] for name, value in cond.items()}
+            | numbers(index)
+            | represented(index, label),
+            guidance=guidance,
             steps=options.steps,
             solver=chosen,
             grid=places,
@@ -135,11 +183,17 @@ def read_conditions(path: Path | None) -> dict:
 
 def recipe_of(options: Sample) -> dict[str, str]:
     """What decides the pictures, which must be the same when a folder is continued; files by what is in them."""
-    names = ("label", "guidance", "steps", "solver", "grid", "seed")
+    names = ("label", "text", "guidance", "steps", "solver", "grid", "fit", "strength", "seed")
     recipe = {name: str(getattr(options, name)) for name in names}
     own = options.run / "model.safetensors"
     weights = [own] if own.exists() else sorted(options.run.rglob("*.safetensors"))
-    for name, files in (("model", weights), ("plan", [options.plan]), ("cond", [options.cond])):
+    adapter = options.adapter and options.adapter / "model.safetensors"
+    given = {"plan": [options.plan], "cond": [options.cond], "adapter": [adapter]}
+    given |= {"control": options.control or (), "hint": options.hint or ()}
+    given["prior"] = [options.prior and options.prior / "model.safetensors"]
+    given |= {name: [run and run / "model.safetensors"] for name, run in options.steer.runs().items()}
+    recipe |= {name: str(value) for name, value in options.steer.shapes().items()}
+    for name, files in {"model": weights, **given}.items():
         content = hashlib.sha256()
         for file in files:
             content.update(file.read_bytes() if file else b"")
@@ -160,7 +214,7 @@ def to_folder(draw, index: list[int], folder: Path, options: Sample) -> None:
     if there:
         before = json.loads(note.read_text(encoding="utf-8"))
         for name, value in recipe.items():
-            if before.get(name) != value:
+            if before.get(name, "None") != value:  # older folders were made with fewer choices
                 raise UserError(
                     f"{folder} holds samples made with {name} {before.get(name)}, not {value}; give another folder."
                 )

@@ -12,8 +12,14 @@ from tyro.conf import OmitArgPrefixes, arg
 from backdrift import processes
 from backdrift.cli.parse import notice, parse, say
 from backdrift.cli.tasks import Task
+from backdrift.cli.tasks.adapter import Adapter
 from backdrift.cli.tasks.classifier import Classifier
+from backdrift.cli.tasks.control import Control
+from backdrift.cli.tasks.encoder import Encoder
 from backdrift.cli.tasks.generate import Generate
+from backdrift.cli.tasks.inpainting import Inpainting
+from backdrift.cli.tasks.prior import Prior
+from backdrift.cli.tasks.represented import Represented
 from backdrift.errors import UserError
 
 
@@ -120,8 +126,13 @@ class Train:
 
     data: str = "digits"
     """A folder (with or without class subfolders), a .zip, a .npy/.npz, "digits" or "scenes"."""
-    task: Literal["generate", "classifier"] = "generate"
-    """What is trained: a model that samples (generate), or a classifier of noisy pictures, which guides one."""
+    task: Literal["generate", "classifier", "control", "adapter", "inpainting", "encoder", "represented", "prior"] = (
+        "generate"
+    )
+    """What is trained: a model that samples (generate), a classifier of noisy pictures, which guides one, a side
+    network through which a model follows a picture's edges or regions (control), a few numbers that specialise a model
+    (adapter), one that fills pictures in (inpainting), an encoder, which says in a short vector what a picture shows, a
+    model that is told such vectors (represented), or one that draws them (prior)."""
     run: Path | None = None
     """The folder of the run; by default runs/ and the name of the data."""
     steps: int | None = None
@@ -153,8 +164,10 @@ class Train:
     """Noise schedule: vp, cosine, ve, edm, flow, trig, or a .json that backdrift score --clock learned has kept."""
     times: str | None = None
     """How training times are spread: angle (evenly over noise levels), uniform, logitnormal, lognormalsigma."""
+    text: bool = False
+    """Learn to follow the pictures' texts (their captions), with a small text encoder that is trained along."""
     label_dropout: float | None = None
-    """Share of labels hidden in training, for guidance."""
+    """Share of the pictures whose label and text are hidden in training, for guidance."""
     flip: bool | None = None
     """Mirror pictures left to right at random."""
     checkpoint_every: int | None = None
@@ -170,6 +183,12 @@ class Train:
     pictures: PictureOptions = field(default_factory=PictureOptions)
     generate: OmitArgPrefixes[Generate] = field(default_factory=Generate)
     classifier: Classifier = field(default_factory=Classifier)
+    control: Control = field(default_factory=Control)
+    adapter: Adapter = field(default_factory=Adapter)
+    inpainting: Inpainting = field(default_factory=Inpainting)
+    encoder: Encoder = field(default_factory=Encoder)
+    represented: Represented = field(default_factory=Represented)
+    prior: Prior = field(default_factory=Prior)
 
 
 def main(arguments: list[str]) -> None:
@@ -214,6 +233,7 @@ def choices(options: Train, pictures, before=None):
     from backdrift.cli.choices import choose, schedule
     from backdrift.target import EDM_F
     from backdrift.train.options import COUNTED, for_pictures
+    from backdrift.train.texts import OwnText
 
     names = ("steps", "batch", "parts", "lr", "seed", "precision", "label_dropout", "flip")
     names += ("checkpoint_every", "sample_every")
@@ -235,9 +255,10 @@ def choices(options: Train, pictures, before=None):
     if options.snapshots is not None:
         typed["snapshots"] = replace(made.snapshots, count=options.snapshots)
     typed |= loss(options, made)
-    typed["net"] = network(options, made.net, max(pictures.shape[1:]))
+    typed["net"] = network(options, made.net, max(pictures.shape[1:], default=1))
     typed.setdefault("lr", made.lr * typed["net"].pace)
-    return replace(made, **typed)
+    made = replace(made, **typed)
+    return made.with_text(OwnText.of(pictures)) if options.text else made
 
 
 def loss(options: Train, made) -> dict:
@@ -310,7 +331,7 @@ def run(options: Train, command: list[str]) -> Path:
     task = chosen_task(options)
     folder = Run(options.run or Path("runs") / Path(options.data).stem)
     trackers = [tracker(word, folder) for word in options.track] if processes.rank() == 0 else []
-    pictures = read(options)
+    pictures = task.pictures(options, read(options))
     made = choices(options, pictures, folder.options() if folder.begun() else None)
     made = task.choices(options, pictures, made)
 

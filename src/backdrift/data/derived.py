@@ -66,11 +66,11 @@ def channels(derived: Sequence[Derived], shape: tuple[int, ...]) -> dict[str, in
 class Edges(Derived):
     """{"edges": (B, 1, H, W)}: 1 where the brightness changes by more than `threshold` per pixel, -1 elsewhere.
 
-    Brightness is the mean over channels; its slope is Sobel's, sqrt(gx^2 + gy^2) with rows 1 2 1 over 8, where the
+    In the channel where it changes most; the slope is Sobel's, sqrt(gx^2 + gy^2) with rows 1 2 1 over 8, where the
     border pixels repeat outwards. A step from black to white (-1 to 1) has slope 1 on both of its sides.
     """
 
-    threshold: float = 0.35
+    threshold: float = 0.5
 
     def cond(self, x0, noise):
         return {"edges": (slope(x0) > self.threshold).to(x0) * 2 - 1}
@@ -81,8 +81,8 @@ class Edges(Derived):
 class Segmentation(Derived):
     """{"segments": (B, 1, H, W)}: the picture's regions of similar brightness, in grey levels from -1 to 1.
 
-    Brightness is the mean over channels, averaged over squares of 2 blur + 1 pixels; [-1, 1] is cut into `regions`
-    bands of one width, and region k of n is written -1 + 2 k / (n - 1). It says where something is, not of what colour.
+    Brightness is the largest channel, averaged over squares of 2 blur + 1 pixels; [-1, 1] is cut into `regions` bands
+    of one width, and region k of n is written -1 + 2 k / (n - 1). It says where something is, not of what colour.
     """
 
     regions: int = 3
@@ -95,7 +95,7 @@ class Segmentation(Derived):
 
     def number(self, x0: Tensor) -> Tensor:
         """The region of each pixel, int64 (B, H, W) in 0..regions - 1."""
-        grey = averaged(x0.mean(1, keepdim=True), self.blur).squeeze(1)
+        grey = averaged(x0.amax(1, keepdim=True), self.blur).squeeze(1)
         return ((grey + 1) / 2 * self.regions).floor().long().clamp(0, self.regions - 1)
 
     def cond(self, x0, noise):
@@ -144,11 +144,11 @@ class LowResolution(Derived):
 
 
 def slope(x0: Tensor) -> Tensor:
-    """How fast brightness changes, per pixel: (B, 1, H, W) >= 0, Sobel's estimate."""
-    grey = F.pad(x0.mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
+    """How fast brightness changes, per pixel, in the channel where it changes most: (B, 1, H, W), Sobel's estimate."""
+    padded = F.pad(x0, (1, 1, 1, 1), mode="replicate").flatten(0, 1)[:, None]
     across = x0.new_tensor([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]]) / 8
-    both = F.conv2d(grey, torch.stack([across, across.T])[:, None])
-    return both.square().sum(1, keepdim=True).sqrt()
+    both = F.conv2d(padded, torch.stack([across, across.T])[:, None])
+    return both.square().sum(1).sqrt().unflatten(0, x0.shape[:2]).amax(1, keepdim=True)
 
 
 def averaged(x: Tensor, radius: int) -> Tensor:

@@ -1,5 +1,6 @@
 """Editing: new versions of a picture, and pictures of which a part is known."""
 
+from backdrift.edit.control import conditions, fill, pictures_of
 from backdrift.edit.partial import Below, blend, recondition, sdedit, time_of, vary
 from backdrift.edit.replace import Masked, Replacement, placed, soft_edge
 from backdrift.sample.latent import between, invert, round_trip, slerp
@@ -10,7 +11,10 @@ __all__ = [
     "Replacement",
     "between",
     "blend",
+    "conditions",
+    "fill",
     "invert",
+    "pictures_of",
     "placed",
     "recondition",
     "round_trip",

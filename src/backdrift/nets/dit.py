@@ -8,6 +8,8 @@ are sines added at the entry and, where wanted, rotations inside attention (`pos
 fill is padded with zeros at its far ends, and the output cut.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -99,7 +101,7 @@ class DiT(nn.Module):
             "tokens": tokens,
         }
         self.dims, self.patch, self.head_width, self.rotary = dims, patch, head_width, rotary
-        self.conditioning = Conditioning(width, classes)
+        self.conditioning = Conditioning(width, classes, tokens)
         self.tokens = ConditionTokens(tokens)
         self.entry = nn.Linear(channels * patch**dims, width)
         self.registers = nn.Parameter(torch.randn(registers, width)) if registers else None
@@ -108,12 +110,34 @@ class DiT(nn.Module):
         self.modulation = zeroed(nn.Linear(width, 2 * width))
         self.exit = zeroed(nn.Linear(width, (outputs or channels) * patch**dims))
 
-    def forward(self, x, noise, cond=None):
+    def forward(self, x, noise, cond=None, added=None):
         """x (B, channels, *space) of unit variance, noise angle (B,) in [0, pi/2].
 
-        cond: None or {"label": (B,), "tokens": (B, M, tokens), "tokens_mask": (B, M)}, each optional.
+        cond: None or {"label": (B,), "tokens": (B, M, tokens), "tokens_mask": (B, M), "summary": (B, tokens)}, each
+        optional. added: what to
+        add to each output of `trail` (see `control`), or None.
         Returns x's dtype. UserError: a label that does not exist, tokens of another shape.
         """
+        h, sizes, told = self._enter(x, noise, cond)
+        for place, block in enumerate(self.blocks):
+            h = block(h, *told)
+            if added is not None and place < len(added):
+                h = h + added[place]
+        scale, shift = self.modulation(told[0])[:, None].chunk(2, dim=2)
+        h = self.exit(modulate(self.norm(h[:, : math.prod(sizes)]), scale, shift))
+        return join_patches(h, sizes, self.patch, x.shape[2:]).to(x.dtype)
+
+    def trail(self, x, noise, cond=None, hint=None):
+        """The outputs of the first half of the blocks, (B, N, width). hint: added to the patches' tokens."""
+        h, _, told = self._enter(x, noise, cond, hint)
+        passed = []
+        for block in self.blocks[: (self.config["depth"] + 1) // 2]:
+            h = block(h, *told)
+            passed.append(h)
+        return passed
+
+    def _enter(self, x, noise, cond, hint=None):
+        """What the first block reads, how many patches there are along each axis, and what every block is told."""
         if x.ndim != 2 + self.dims:
             raise UserError(f"This transformer takes (B, C) and {self.dims} axes of space, not {tuple(x.shape)}.")
         dtype = self.entry.weight.dtype
@@ -122,16 +146,13 @@ class DiT(nn.Module):
         places = positions.grid(sizes, x.device)
         h = self.entry(patches)
         h = h + positions.sines(places, h.shape[2]).to(h.dtype)
+        if hint is not None:
+            h = h + hint
         turns = positions.turns(places, self.head_width) if self.rotary else None
         if self.registers is not None:
             h = torch.cat([h, self.registers.to(h.dtype).expand(len(h), -1, -1)], dim=1)
             turns = turns and unturned(turns, len(self.registers))
-        tokens = self.tokens(h, cond)
-        for block in self.blocks:
-            h = block(h, embedding, tokens, turns)
-        scale, shift = self.modulation(embedding)[:, None].chunk(2, dim=2)
-        h = self.exit(modulate(self.norm(h[:, : len(places)]), scale, shift))
-        return join_patches(h, sizes, self.patch, x.shape[2:]).to(x.dtype)
+        return h, sizes, (embedding, self.tokens(h, cond), turns)
 
 
 def cut_patches(x, patch: int):

@@ -20,7 +20,7 @@ from torch.autograd import forward_ad
 from backdrift.errors import UserError
 from backdrift.nets.blocks import Further, attention, checked_labels, noise_features, wide
 from backdrift.nets.look import ConditionTokens, appended, split
-from backdrift.nets.pyramid import channels_last, check, double, halve, levels, walk
+from backdrift.nets.pyramid import ascend, channels_last, check, descend, double, halve, levels
 
 CONVOLVE = (F.linear, F.conv1d, F.conv2d, F.conv3d)
 RESIDUAL = 0.3  # the share of a branch in a residual sum
@@ -87,14 +87,15 @@ class MPLayer(nn.Module):
 
 
 class MPConditioning(nn.Module):
-    """Embeds the noise angle and the label with unit mean square: noise (B,), cond -> (B, width)."""
+    """Embeds the noise angle, label and summary with unit mean square, where there are: noise (B,), cond -> (B, width)."""
 
-    def __init__(self, features: int, width: int, classes: int):
+    def __init__(self, features: int, width: int, classes: int, summary: int):
         super().__init__()
         self.features = features
         self.classes = classes
         self.noise_in = MPLayer(features, width)
         self.label = MPLayer(classes + 1, width) if classes else None
+        self.summary = MPLayer(summary, width) if summary else None
         self.further = Further(features, width)
 
     def forward(self, noise, cond=None):
@@ -104,6 +105,10 @@ class MPConditioning(nn.Module):
             if self.label is not None:
                 marks = F.one_hot(labels, self.classes + 1) * math.sqrt(self.classes + 1)
                 embedding = mp_sum(embedding, self.label(marks.to(embedding.dtype)), 0.5)
+            if self.summary is not None:
+                found = (cond or {}).get("summary")
+                found = embedding.new_zeros(len(noise), self.summary.weight.shape[1]) if found is None else found
+                embedding = mp_sum(embedding, self.summary(normalised(found.to(embedding), -1)), 0.5)
             return mp_silu(self.further(embedding, cond))
 
 
@@ -202,7 +207,7 @@ class MPUNet(nn.Module):
             "tokens": tokens,
         }
         embedding = 4 * width
-        self.conditioning = MPConditioning(width, embedding, classes)
+        self.conditioning = MPConditioning(width, embedding, classes, tokens)
         self.tokens = ConditionTokens(tokens, affine=False)
         self.entry = MPLayer(channels + 1, width, dims, 3)
         self.down = nn.ModuleList()
@@ -215,18 +220,32 @@ class MPUNet(nn.Module):
         self.exit = MPLayer(widths[0], outputs or channels, dims, 3)
         self.gain = nn.Parameter(torch.zeros(()))
 
-    def forward(self, x, noise, cond=None):
+    def forward(self, x, noise, cond=None, added=None):
         """Arguments, result and errors are those of `UNet.forward`."""
+        told = self._told(x, noise, cond)
+        seen, h = self._descend(x, told)
+        if added is not None:
+            *across, last = added
+            seen, h = [s + a for s, a in zip(seen, across, strict=True)], h + last
+        larger = [lambda h, *told: double(h)] * len(self.down)
+        h = ascend(h, seen, self.up, larger=larger, join=mp_cat, told=told)
+        return (self.exit(h) * self.gain).to(x.dtype)
+
+    def trail(self, x, noise, cond=None, hint=None):
+        """As `UNet.trail`."""
+        seen, h = self._descend(x, self._told(x, noise, cond), hint)
+        return [*seen, h]
+
+    def _told(self, x, noise, cond):
         if self.training and not transformed():
             for layer in self.modules():
                 if isinstance(layer, MPLayer):
                     layer.restore()
         dtype = self.entry.weight.dtype
-        embedding = self.conditioning(noise, cond).to(dtype)
-        h = x.to(dtype)
-        h = channels_last(torch.cat([h, torch.ones_like(h[:, :1])], dim=1))  # ones stand for all biases
-        resample = (lambda h, *told: halve(h), lambda h, *told: double(h))
-        smaller, larger = ([f] * len(self.down) for f in resample)
-        told = (embedding, self.tokens(h, cond))
-        h = walk(self.entry(h), self.down, self.middle, self.up, smaller=smaller, larger=larger, join=mp_cat, told=told)
-        return (self.exit(h) * self.gain).to(x.dtype)
+        return self.conditioning(noise, cond).to(dtype), self.tokens(x.to(dtype), cond)
+
+    def _descend(self, x, told, hint=None):
+        h = x.to(self.entry.weight.dtype)
+        h = self.entry(channels_last(torch.cat([h, torch.ones_like(h[:, :1])], dim=1)))  # ones stand for all biases
+        smaller = [lambda h, *told: halve(h)] * len(self.down)
+        return descend(h if hint is None else h + hint, self.down, self.middle, smaller=smaller, told=told)

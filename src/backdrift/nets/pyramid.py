@@ -51,11 +51,11 @@ def levels(width: int, widths: list[int], blocks: int):
         yield c, [before] + [c] * (blocks - 1), [below + c] + [2 * c] * (blocks - 1)
 
 
-def walk(x, down, middle, up, *, smaller, larger, join, told):
-    """Down, through the middle and up; returns the last block's output.
+def descend(x, down, middle, *, smaller, told):
+    """Down and through the middle: the outputs of all blocks on the way down, and of the middle.
 
-    down, up: the blocks of each level, level 0 first in both; each is called as block(x, *told). smaller[i], larger[i]:
-    between level i and level i + 1, called likewise. join(x, mirror): what a block on the way up reads.
+    down: the blocks of each level, level 0 first; each is called as block(x, *told). smaller[i]: from level i to
+    level i + 1, called likewise.
     """
     seen = []
     for level, blocks in enumerate(down):
@@ -66,6 +66,16 @@ def walk(x, down, middle, up, *, smaller, larger, join, told):
             seen.append(x)
     for block in middle:
         x = block(x, *told)
+    return seen, x
+
+
+def ascend(x, seen, up, *, larger, join, told):
+    """Up from the middle's output x; returns the last block's output.
+
+    seen: what `descend` returned. up: the blocks of each level, level 0 first. larger[i]: from level i + 1 to level i.
+    join(x, mirror): what a block on the way up reads.
+    """
+    seen = list(seen)
     for level in reversed(range(len(up))):
         if level + 1 < len(up):
             x = cut(larger[level](x, *told), seen[-1])

@@ -18,7 +18,7 @@ from torch import nn
 from backdrift.errors import UserError
 from backdrift.nets.blocks import Conditioning, GroupNorm, modulate, zeroed
 from backdrift.nets.look import Attention, ConditionTokens
-from backdrift.nets.pyramid import channels_last, check, conv, double, halve, levels, walk
+from backdrift.nets.pyramid import ascend, channels_last, check, conv, descend, double, halve, levels
 
 
 class ResBlock(nn.Module):
@@ -132,7 +132,7 @@ class UNet(nn.Module):
         }
         embedding = 4 * width
         rest = (embedding, dropout)
-        self.conditioning = Conditioning(embedding, classes)
+        self.conditioning = Conditioning(embedding, classes, tokens)
         self.tokens = ConditionTokens(tokens)
         self.entry = conv(dims, channels, width, 3)
         self.down = nn.ModuleList()
@@ -150,21 +150,36 @@ class UNet(nn.Module):
             self.smaller = nn.ModuleList(ResBlock(dims, c, c, *rest, halve) for c in widths[:-1])
             self.larger = nn.ModuleList(ResBlock(dims, c, c, *rest, double) for c in widths[1:])
 
-    def forward(self, x, noise, cond=None):
+    def forward(self, x, noise, cond=None, added=None):
         """x (B, channels, *space) of unit variance, noise angle (B,) in [0, pi/2].
 
-        cond: None or {"label": (B,), "tokens": (B, M, tokens), "tokens_mask": (B, M)}, each optional.
+        cond: None or {"label": (B,), "tokens": (B, M, tokens), "tokens_mask": (B, M), "summary": (B, tokens)}, each
+        optional. added: what to
+        add to each output of `trail` (see `control`), or None.
         Returns x's dtype. UserError: a label that does not exist, tokens of another shape.
         """
-        dtype = self.entry.weight.dtype
-        embedding = self.conditioning(noise, cond).to(dtype)
-        h = channels_last(x.to(dtype))
-        told = (embedding, self.tokens(h, cond))
-        ends = len(self.down) - 1
-        smaller = self.smaller or [lambda h, *told: halve(h)] * ends
-        larger = self.larger or [lambda h, *told: double(h)] * ends
-        h = walk(self.entry(h), self.down, self.middle, self.up, smaller=smaller, larger=larger, join=beside, told=told)
+        told = self._told(x, noise, cond)
+        seen, h = self._descend(x, told)
+        if added is not None:
+            *across, last = added
+            seen, h = [s + a for s, a in zip(seen, across, strict=True)], h + last
+        larger = self.larger or [lambda h, *told: double(h)] * len(self.down)
+        h = ascend(h, seen, self.up, larger=larger, join=beside, told=told)
         return self.exit(F.silu(self.norm(h))).to(x.dtype)
+
+    def trail(self, x, noise, cond=None, hint=None):
+        """The outputs of all blocks on the way down, then of the middle. hint: added to what the first block reads."""
+        seen, h = self._descend(x, self._told(x, noise, cond), hint)
+        return [*seen, h]
+
+    def _told(self, x, noise, cond):
+        dtype = self.entry.weight.dtype
+        return self.conditioning(noise, cond).to(dtype), self.tokens(x.to(dtype), cond)
+
+    def _descend(self, x, told, hint=None):
+        smaller = self.smaller or [lambda h, *told: halve(h)] * len(self.down)
+        h = self.entry(channels_last(x.to(self.entry.weight.dtype)))
+        return descend(h if hint is None else h + hint, self.down, self.middle, smaller=smaller, told=told)
 
 
 def beside(x, mirror):

@@ -27,7 +27,7 @@ from backdrift.run import Run, build_network, read_model
 from backdrift.train import checkpoint, distributed, guard, metrics, posthoc, sharded
 from backdrift.train.distributed import ProcessLost, World
 from backdrift.train.identity import describe, flat, refuse_changes
-from backdrift.train.networks import GivenNet
+from backdrift.train.networks import GivenNet, NetChoice
 from backdrift.train.options import TrainOptions, for_pictures
 from backdrift.train.precision import Precision, resolve
 from backdrift.train.randomness import own_randomness
@@ -101,6 +101,8 @@ def train(
     with distributed.join(pick(device)) as world:
         check(options, world, shard)
         part, held_out = pictures.split()
+        if options.text is not None:
+            part, held_out = (half.reading(options.text.encode) for half in (part, held_out))
         config = {**describe(pictures, part, held_out, options, start_from, command), "processes": world.size}
         distributed.refuse_disagreement(flat({name: config[name] for name in ("options", "data", "start_from")}), world)
         config, saved, remarks = world.told(_beginning(run, options, config, world) if world.first else None)
@@ -109,7 +111,7 @@ def train(
         with own_randomness(world.device, options.seed):
             network = build_network(options, config["data"], net).to(world.device)
             if start_from is not None and saved is None:
-                put_weights_of(start_from, network.net)
+                put_weights_of(start_from, options.net, network.net)
             precision = Precision(config["precision"])
             training = Training(options, part, held_out, network, precision, world.device, world, shard)
             if saved is not None:
@@ -291,10 +293,13 @@ def due(step: int, every: int, last: int) -> bool:
     return every > 0 and (step % every == 0 or step == last)
 
 
-def put_weights_of(other: Run | str | Path, net: nn.Module) -> None:
-    """The averaged weights of another run into `net`. Raises `UserError` naming the first tensor that does not fit."""
+def put_weights_of(other: Run | str | Path, choice: NetChoice, net: nn.Module) -> None:
+    """The averaged weights of another run into `net`, built by `choice`.
+
+    Raises `UserError` naming the first tensor that does not fit.
+    """
     path = other.folder if isinstance(other, Run) else Path(other)
     tensors, _ = read_model(path if path.is_file() else Run(path).model_path)
     # what the other was not told of starts as nothing
     tensors = {**{name: x for name, x in net.state_dict().items() if ".further." in name}, **tensors}
-    checkpoint.put(tensors, net, f"The weights of {path} do not fit this network")
+    choice.start(net, tensors, f"The weights of {path} do not fit this network")

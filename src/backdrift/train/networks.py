@@ -41,6 +41,10 @@ class NetChoice(ABC):
         tensor that does not fit."""
         put(tensors, net, complaint)
 
+    def reading(self, net: nn.Module, text) -> nn.Module:
+        """`net`, built by this choice, told what texts say. text: a `train.texts.TextEncoder`."""
+        return text.around(net)
+
 
 @kind("net.UNet")
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class UNetChoice(NetChoice):
     head_width: int = 32
     residual_resampling: bool = False
     dropout: float = 0.0
+    tokens: int = 0
 
     def build(self, shape, classes, outputs=None):
         from backdrift.nets.unet import UNet
@@ -72,6 +77,7 @@ class MPUNetChoice(NetChoice):
     attention: tuple[int, ...] = (1, 2)
     head_width: int = 32
     dropout: float = 0.0
+    tokens: int = 0
 
     pace: ClassVar[float] = 20.0  # a step turns every weight vector by about the learning rate, in radians
 
@@ -122,6 +128,7 @@ class DiTChoice(NetChoice):
     registers: int = 4
     rotary: bool = True
     dropout: float = 0.0
+    tokens: int = 0
 
     pace: ClassVar[float] = 2.0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 from backdrift.config import kind
 from backdrift.data.derived import Derived
@@ -21,6 +21,7 @@ from backdrift.train.ema import Average, Power, Snapshots
 from backdrift.train.networks import NetChoice, UNetChoice
 from backdrift.train.precision import Precision
 from backdrift.train.rate import Cosine, Rate
+from backdrift.train.texts import TextEncoder
 
 COUNTED = ("steps", "log_every", "validate_every", "checkpoint_every", "sample_every")  # in steps
 
@@ -34,10 +35,12 @@ class TrainOptions:
         memory; the result does not depend on it beyond rounding.
     lr: AdamW's rate at its height; `rate` says how it rises and falls. weight_decay: AdamW's. clip: the largest norm of
         the gradient.
-    label_dropout: the share of labels hidden, for guidance. flip: mirror pictures left to right at random.
+    label_dropout: the share of the samples whose label and text are hidden, for guidance. flip: mirror pictures left to right at random.
+    text: what reads the texts of the pictures, if they are a condition (`with_text`).
     derived: conditions that are made from the pictures, after mirroring.
     average: of the weights. snapshots: kept so that another average can be chosen afterwards.
     precision: of the network's arithmetic.
+    std: the standard deviation of the data that the network is made for; None is that of the training pictures.
     target: what the network predicts. times: which are trained. objective: the loss. pairing: of noise and pictures.
     log_every, validate_every, checkpoint_every, sample_every: in steps; 0 is never (a run saves at its end anyway).
     """
@@ -51,6 +54,7 @@ class TrainOptions:
     clip: float = 1.0
     label_dropout: float = 0.1
     flip: bool = False
+    text: TextEncoder | None = None
     derived: tuple[Derived, ...] = ()
     seed: int = 0
     average: Average = field(default_factory=Power)
@@ -58,6 +62,7 @@ class TrainOptions:
     precision: Precision = Precision.auto
     net: NetChoice = field(default_factory=UNetChoice)
     schedule: Schedule = field(default_factory=CosineSchedule)
+    std: float | None = None
     target: Target = field(default_factory=EDM_F)
     times: Times = field(default_factory=Angle)
     objective: Objective = field(default_factory=Denoising)
@@ -93,6 +98,14 @@ class TrainOptions:
             if getattr(self, name) < 0:
                 raise UserError(f"{name} must not be negative; 0 turns it off.")
 
+    def with_text(self, text: TextEncoder) -> TrainOptions:
+        """The same with the texts of the pictures as a condition; the network is made to look at their tokens.
+
+        A network of someone's own finds them in cond["tokens"], cond["tokens_mask"] and cond["summary"].
+        """
+        takes = "tokens" in {each.name for each in fields(self.net)}
+        return replace(self, text=text, net=replace(self.net, tokens=text.width) if takes else self.net)
+
     def at_batch(self, batch: int) -> TrainOptions:
         """The same training in batches of another size: as many pictures in all, and between two events.
 
@@ -107,7 +120,7 @@ def for_pictures(pictures: Pictures) -> TrainOptions:
     std = round(pictures.split()[0].std, 4)
     if std == 0:
         raise UserError("All pixels of the training pictures are equal, so there is nothing to learn.")
-    side = max(pictures.shape[1:])
+    side = max(pictures.shape[1:], default=1)  # representations have none
     law = {"target": EDM_F(std), "times": Angle(std)}
     if side <= 12:
         net = UNetChoice(width=32, multipliers=(1, 2, 4), blocks=1, attention=(1, 2))

@@ -13,6 +13,10 @@ from abc import ABC, abstractmethod
 class Task(ABC):
     """Subclasses are frozen dataclasses of a task's own options."""
 
+    def pictures(self, typed, pictures):
+        """The pictures as the task wants them. Raises `UserError` for those that it cannot use."""
+        return pictures
+
     def choices(self, typed, pictures, made):
         """The `TrainOptions` of this task. typed: `cli.train.Train`; made: the options for `pictures` with all that was
         typed. Raises `UserError` for what the task cannot use.

@@ -15,6 +15,7 @@ VERBS = {
     "train": "train on a folder of pictures, a .zip, a .npy/.npz, or the digits",
     "sample": "draw samples from a run, as a grid or thousands to a folder",
     "edit": "edit a picture: new versions, a part filled in, variations, another label",
+    "sweep": "samples under several guidance weights: fidelity against diversity",
     "tune": "optimise a sampling plan for a run at a few evaluations, and use it from then on",
     "distill": "make of a run a student that samples in one or two evaluations",
     "evaluate": "compare a run's samples, or any two sets of pictures, figure by figure",

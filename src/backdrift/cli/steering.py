@@ -53,13 +53,12 @@ class Steering:
             raise UserError("--rescale and --project are two ways of mixing; give one of them.")
 
     def around(self, model, guidance: float, names: tuple[str, ...]):
-        """`model` steered with this weight towards the conditions `names`. Raises `UserError` as `check` does."""
+        """`model` steered with this weight towards the conditions `names`. Raises `UserError` for nonsense."""
         from backdrift.guide import Annealed, AutoGuidance, Classifier, ClassifierFree, Interval, Projected, Rescaled
         from backdrift.model import load, load_classifier
 
-        self.check(guidance)
         if not names:
-            raise UserError(f"{self.typed()[0]} needs a condition to follow, such as --label 3.")
+            raise UserError(f"{[*self.typed(), 'Guidance'][0]} needs a condition to follow, such as --label 3.")
         if self.classifier is not None:
             classifier = load_classifier(self.classifier)
             return model.around(Classifier(model.denoiser, classifier, guidance, names), classifier.classes)

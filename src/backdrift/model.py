@@ -22,7 +22,7 @@ from backdrift.denoiser import Denoiser
 from backdrift.device import pick
 from backdrift.edit.control import conditions, pictures_of
 from backdrift.errors import UserError
-from backdrift.guide import ClassifierFree, NoisyClassifier
+from backdrift.guide import Annealed, ClassifierFree, NoisyClassifier
 from backdrift.interop import diffusers, hub
 from backdrift.noise import Noise
 from backdrift.progress import training_bar
@@ -181,6 +181,8 @@ class Model:
         if control is not None:
             cond |= conditions(self.denoiser, control, len(index))
         denoiser = self.guided(guidance, cond)
+        if any(isinstance(part, Annealed) for part in denoiser.modules()):
+            cond["sample"] = torch.tensor(index)
         if plan is solver is grid is None:
             plan = self.tuned_plan(steps, guidance)
         device = next((p.device for p in self.denoiser.parameters()), torch.device("cpu"))

@@ -105,8 +105,6 @@ def with_tuned_plan(options: Sample) -> Sample:
 
 def sampler(options: Sample):
     """A function from sample numbers to pictures."""
-    import torch
-
     from backdrift.adapter import adapt
     from backdrift.cli.choices import fit, grid, solver
     from backdrift.cli.hints import hints
@@ -123,15 +121,13 @@ def sampler(options: Sample):
     cond = read_conditions(options.cond)
     texts, guidance = options.text, options.guidance
     if options.steer.typed():
+        options.steer.check(guidance)
         named = {"label": options.label, "text": texts, **cond}
         model = options.steer.around(model, guidance, tuple(name for name, value in named.items() if value is not None))
         guidance = 1.0
     labels = model.labels(list(options.label), len(options.label)) if options.label else None
     model.texts(texts, len(texts or ()))  # refused before the first sample, not in the middle
     cond |= hints(model, options.control, options.hint, how)
-
-    def numbers(index: list[int]) -> dict:
-        return {} if options.steer.anneal is None else {"sample": torch.tensor(index)}
 
     prior = None if options.prior is None else load(options.prior, options.device)
 
@@ -150,7 +146,6 @@ def sampler(options: Sample):
             label=label,
             text=None if texts is None else [texts[i % len(texts)] for i in index],
             cond={name: value[[i % len(value) for i in index]] for name, value in cond.items()}
-            | numbers(index)
             | represented(index, label),
             guidance=guidance,
             steps=options.steps,

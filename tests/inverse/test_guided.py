@@ -6,7 +6,7 @@ import torch
 import backdrift as bd
 from backdrift import UserError
 from backdrift.exact import Gaussian, Mixture
-from backdrift.inverse import DPS, MMPS, TMPD, Exact, Function, Linear, PiGDM, RoundedNoise
+from backdrift.inverse import DPS, LGD, MMPS, TMPD, Exact, Function, Linear, NormDPS, PiGDM, RoundedNoise, ScoreALD
 from backdrift.noise import Noise
 from backdrift.process import Gaussian as Process
 
@@ -36,6 +36,7 @@ def test_exact_on_the_gaussians_that_theory_names(schedule, t):
     measurement, y = Linear(random(2, 3, seed=2), 0.3), random(2, seed=3)
     assert exact_gap(MMPS(iterations=20), correlated, measurement, y, schedule, t) < 1e-7
     assert exact_gap(PiGDM(prior_std=0.7), round_, measurement, y, schedule, t) < 1e-9
+    assert exact_gap(TMPD(full=True), correlated, measurement, y, schedule, t) < 1e-9
     one = Linear(random(1, 3, seed=2), 0.3)
     assert exact_gap(TMPD(), correlated, one, y[:1], schedule, t) < 1e-9  # one number: its row sum is the matrix
     # and the other rules are off there, by much more than rounding
@@ -48,6 +49,39 @@ def test_flat_prior_is_the_limit_of_a_wide_one():
     rule, schedule = PiGDM(prior_std=None), bd.schedule.VP()
     gaps = [exact_gap(rule, Gaussian(torch.zeros(3).double(), v), measurement, y, schedule, 0.5) for v in (1e4, 1e8)]
     assert gaps[1] < 0.02 * gaps[0]  # the gap falls as one over the prior's standard deviation
+
+
+def test_score_ald_is_exact_for_a_flat_prior_and_orthonormal_rows():
+    A = torch.linalg.qr(random(3, 2, seed=2))[0].mT
+    measurement, y = Linear(A, 0.3), random(2, seed=3)
+    flat = Gaussian(torch.zeros(3).double(), 1e8)
+    assert exact_gap(ScoreALD(), flat, measurement, y, bd.schedule.VP(), 0.5) < 1e-2
+    assert exact_gap(ScoreALD(spread=2.0), flat, measurement, y, bd.schedule.VP(), 0.5) > 0.1
+
+
+def test_lgd_is_pigdm_by_monte_carlo():
+    denoiser, t = Mixture(torch.ones(2), random(2, 3), 0.1).denoiser(Process(bd.schedule.VP())), 0.4
+    measurement, y, x = Linear(random(2, 3, seed=2), 0.5), random(2, seed=3), random(5, 3, seed=4)
+    closed = PiGDM(prior_std=0.5).guide(denoiser, measurement, y)(x, t).mean
+    drawn = LGD(prior_std=0.5, draws=4000).guide(denoiser, measurement, y)(x, t).mean
+    plain = denoiser(x, t).mean
+    assert (drawn - closed).norm() < 0.08 * (closed - plain).norm()
+    # fresh draws at another time, the same ones at the same
+    few = LGD(draws=2).guide(denoiser, measurement, y)
+    assert torch.equal(few(x, t).mean, few(x, t).mean)
+    assert (few(x, t + 1e-9).mean - few(x, t).mean).abs().max() > 1e-4
+
+
+def test_norm_dps_is_the_norms_gradient_of_each_sample():
+    denoiser, t = Mixture(torch.ones(2), random(2, 3), 0.1).denoiser(Process(bd.schedule.VP())), 0.4
+    measurement, y, x = Linear(random(2, 3, seed=2), 0.5), random(2, seed=3), random(5, 3, seed=4)
+    moved = NormDPS(zeta=0.7).guide(denoiser, measurement, y)(x, t).mean - denoiser(x, t).mean
+    alpha, sigma = (float(v) for v in bd.schedule.VP().alpha_sigma(t))
+    for j in range(3):
+        step = 1e-5 * torch.eye(3).double()[j]
+        up, down = ((y - measurement.forward(denoiser(x + sign * step, t).mean)).norm(dim=1) for sign in (1, -1))
+        expected = -0.7 * sigma**2 / alpha * (up - down) / 2e-5
+        torch.testing.assert_close(moved[:, j], expected, rtol=1e-5, atol=1e-8)
 
 
 def test_dps_gradient_is_the_chain_rule():
@@ -84,25 +118,6 @@ def test_prior_modes_are_hallucinated_under_a_unimodal_posterior(rule, low, high
     found, exact = mode_weight(rule, [1.0], 0.8)
     assert exact == pytest.approx(0.988, abs=1e-3)
     assert low <= found <= high
-
-
-def test_draws_do_not_depend_on_their_neighbours():
-    prior = Mixture(torch.ones(2), random(2, 3), 0.1)
-    denoiser, measurement = prior.denoiser(Process(bd.schedule.VP())), Linear(random(2, 3, seed=2), 0.3)
-    y = random(2, seed=3)
-    for rule in (DPS(), PiGDM(), TMPD(), MMPS()):
-        together = rule(denoiser, measurement, y, 5, steps=8, noise=Noise.of(0, 5))
-        alone = rule(denoiser, measurement, y, 1, steps=8, noise=Noise(0, torch.tensor([3])))
-        torch.testing.assert_close(together[3:4], alone, rtol=1e-9, atol=1e-9)
-
-
-def test_one_measurement_for_each_draw():
-    prior = Mixture(torch.ones(2), random(2, 3), 0.1)
-    denoiser, measurement = prior.denoiser(Process(bd.schedule.VP())), Linear(random(2, 3, seed=2), 0.3)
-    y = random(3, 2, seed=3)
-    together = MMPS()(denoiser, measurement, y, 3, steps=8, noise=Noise.of(0, 3))
-    alone = MMPS()(denoiser, measurement, y[2], 1, steps=8, noise=Noise(0, torch.tensor([2])))
-    torch.testing.assert_close(together[2:], alone, rtol=1e-9, atol=1e-9)
 
 
 def test_mistakes_are_one_sentence():

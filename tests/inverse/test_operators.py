@@ -62,6 +62,21 @@ def test_adjoint_solve_and_pseudo_inverse_against_the_matrix(operator):
     torch.testing.assert_close(seen.flatten(1), x.flatten(1) @ (torch.linalg.pinv(A) @ A).mT, rtol=1e-5, atol=1e-5)
 
 
+def test_singular_values_and_bases(operator):
+    svd, A = operator.svd(), operator.matrix()
+    x, y = random(3, *operator.event_shape), random(3, *operator.shape, seed=1)
+    values = torch.linalg.svdvals(A)
+    values = values[values > 1e-6 * values.max()]
+    torch.testing.assert_close(svd.values.sort(descending=True)[0], values)
+    c = random(3, len(values), seed=2)
+    # V is orthonormal, and A = U diag(values) V^T with nothing outside
+    torch.testing.assert_close(svd.right(svd.back(c)), c)
+    torch.testing.assert_close((svd.back(c) * x).flatten(1).sum(1), (c * svd.right(x)).sum(1))
+    torch.testing.assert_close(svd.left(operator.forward(x)), svd.values * svd.right(x))
+    seen = svd.back(svd.left(y) / svd.values).flatten(1)
+    torch.testing.assert_close(seen, y.flatten(1) @ torch.linalg.pinv(A, rtol=1e-6).mT, rtol=1e-6, atol=1e-7)
+
+
 def test_float32_is_near(operator):
     x = random(2, *operator.event_shape)
     near = operator.adjoint(operator.forward(x.float()))

@@ -1,20 +1,35 @@
 """Inverse problems: measurements, and posterior samplers that reconstruct from them."""
 
+from backdrift.inverse.corrected import MPGD, DiffPIR
 from backdrift.inverse.fourier import Blur, FourierSamples, PhaseRetrieval, gaussian_kernel
-from backdrift.inverse.guided import DPS, MMPS, TMPD, Exact, PiGDM, PosteriorSampler
+from backdrift.inverse.guided import DPS, LGD, MMPS, TMPD, NormDPS, PiGDM, ScoreALD
 from backdrift.inverse.measurement import Function, Linear, LinearMeasurement, Measurement, compose, stack
 from backdrift.inverse.noise import GaussianNoise, PoissonNoise, RoundedNoise
+from backdrift.inverse.optimise import REDdiff, ReSample
+from backdrift.inverse.particles import Filtering, Twisted
 from backdrift.inverse.pixels import Clip, Downsample, Inpaint
 from backdrift.inverse.radon import Radon, filtered
+from backdrift.inverse.range import DDNM, DDRM, Replacement
+from backdrift.inverse.sampler import Exact, PosteriorSampler
+from backdrift.inverse.split import DAPS, SplitGibbs
+from backdrift.inverse.stepped import MCG, StepDPS
 
 __all__ = [
+    "DAPS",
+    "DDNM",
+    "DDRM",
     "DPS",
+    "LGD",
+    "MCG",
     "MMPS",
+    "MPGD",
     "TMPD",
     "Blur",
     "Clip",
+    "DiffPIR",
     "Downsample",
     "Exact",
+    "Filtering",
     "FourierSamples",
     "Function",
     "GaussianNoise",
@@ -22,12 +37,20 @@ __all__ = [
     "Linear",
     "LinearMeasurement",
     "Measurement",
+    "NormDPS",
     "PhaseRetrieval",
     "PiGDM",
     "PoissonNoise",
     "PosteriorSampler",
+    "REDdiff",
     "Radon",
+    "ReSample",
+    "Replacement",
     "RoundedNoise",
+    "ScoreALD",
+    "SplitGibbs",
+    "StepDPS",
+    "Twisted",
     "compose",
     "filtered",
     "gaussian_kernel",

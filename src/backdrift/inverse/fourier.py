@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor
 from backdrift.errors import UserError
 from backdrift.inverse.measurement import LinearMeasurement, Measurement, noise_model
 from backdrift.inverse.noise import NoiseModel
-from backdrift.posterior import expand
+from backdrift.inverse.svd import SVD
+from backdrift.posterior import expand, flat
 
 
 class Blur(LinearMeasurement):
@@ -52,6 +54,25 @@ class Blur(LinearMeasurement):
         power = self.response.abs().square()
         keep = power > 1e-12 * power.max()
         return self._apply(y, torch.where(keep, self.response.conj() / power.where(keep, torch.ones_like(power)), 0.0))
+
+    def svd(self):
+        # real and imaginary parts in the Fourier basis; U is V with each frequency turned by the kernel's phase
+        basis = FourierSamples(torch.ones(self.shape[1:]), self.shape, 1.0)
+        size = self.response.abs()
+        turn = torch.where(size > 0, self.response / size.where(size > 0, torch.ones_like(size)), 1.0)
+        # A has the size as its response where the phase is taken out: its values are those of the basis pictures
+        values = basis.along(size).repeat(self.shape[0])
+        kept = (values > 1e-6 * values.max()).nonzero().squeeze(1)
+
+        def right(x: Tensor) -> Tensor:
+            return flat(basis.forward(x))[:, kept.to(x.device)]
+
+        def back(c: Tensor) -> Tensor:
+            whole = c.new_zeros(len(c), len(values))
+            whole[:, kept.to(c.device)] = c
+            return basis.adjoint(whole.view(len(c), *basis.shape))
+
+        return SVD(values[kept], right, back, left=lambda y: right(self._apply(y, turn.conj())))
 
 
 class FourierSamples(LinearMeasurement):
@@ -98,6 +119,28 @@ class FourierSamples(LinearMeasurement):
 
     def pinv(self, y):
         return self.adjoint(y)
+
+    def svd(self):
+        size = math.prod(self.shape)
+        return SVD(
+            torch.ones(size, dtype=torch.float64),
+            right=lambda x: flat(self.forward(x)),
+            back=lambda c: self.adjoint(c.view(-1, *self.shape)),
+            left=flat,
+        )
+
+    def along(self, response: Tensor) -> Tensor:
+        """A real response over `torch.fft.rfft2`'s frequencies, (m,), at those of y's entries."""
+        _, height, width = self.event_shape
+        pairs, single = (torch.stack([at // width, at % width]) for at in (self.paired, self.single))
+
+        def value(at: Tensor) -> Tensor:
+            rows, columns = at
+            mirrored = columns > width // 2
+            rows, columns = (torch.where(mirrored, -k % n, k) for k, n in ((rows, height), (columns, width)))
+            return response[rows, columns]
+
+        return torch.cat([value(pairs), value(pairs), value(single)])
 
 
 class PhaseRetrieval(Measurement):

@@ -21,8 +21,11 @@ from backdrift.errors import UserError
 from backdrift.exact.measurement import LinearGaussian
 from backdrift.inverse.noise import GaussianNoise, NoiseModel
 from backdrift.inverse.solve import conjugate_gradients
+from backdrift.inverse.svd import SVD
 from backdrift.noise import Noise
 from backdrift.posterior import expand, flat
+
+DENSE = 1 << 24  # elements of a matrix whose singular values are computed
 
 
 class Measurement(ABC):
@@ -114,6 +117,13 @@ class LinearMeasurement(Measurement):
         basis = torch.eye(size, dtype=torch.float64).view(size, *self.event_shape)
         return flat(self.forward(basis)).mT.contiguous()
 
+    def svd(self) -> SVD:
+        """A's singular values and bases; by default of the dense matrix. Raises `UserError` where that is too large."""
+        size, rows = math.prod(self.event_shape), math.prod(self.shape)
+        if size * rows > DENSE:
+            raise UserError(f"A matrix of {rows} x {size} numbers is too large for its singular values.")
+        return dense_svd(*torch.linalg.svd(self.matrix(), full_matrices=False), self.event_shape)
+
     def linear_gaussian(self) -> LinearGaussian:
         """The same measurement as matrices, under which `exact` mixtures have a closed-form posterior."""
         variance = self.variance(torch.zeros(1, *self.shape, dtype=torch.float64))
@@ -137,7 +147,7 @@ class Linear(LinearMeasurement):
             raise UserError(f"The matrix takes {A.shape[1]} numbers, and events {self.event_shape} have others.")
         self.noise = noise_model(noise_std)
         # A = U S V^T once: every system with A A^T is then diagonal
-        self._U, self._S, _ = torch.linalg.svd(A.double(), full_matrices=False)
+        self._U, self._S, self._Vt = torch.linalg.svd(A.double(), full_matrices=False)
         self._uniform = isinstance(self.noise, GaussianNoise) and self.noise.std.ndim == 0
 
     def forward(self, x):
@@ -157,6 +167,9 @@ class Linear(LinearMeasurement):
             # the part outside A's range meets the noise alone
             solution = solution + (right - inside @ U.mT) / variance
         return solution
+
+    def svd(self):
+        return dense_svd(self._U, self._S, self._Vt, self.event_shape)
 
     def pinv(self, y):
         keep = len(self._S) * torch.finfo(torch.float64).eps * self._S.max() < self._S
@@ -268,6 +281,18 @@ def compose(outer: Measurement, inner: Measurement) -> Measurement:
 def stack(*parts: Measurement) -> Measurement:
     """Several measurements of the same x, linear where all are."""
     return StackedLinear(parts) if all(isinstance(part, LinearMeasurement) for part in parts) else Stacked(parts)
+
+
+def dense_svd(U: Tensor, S: Tensor, Vt: Tensor, event_shape: Sequence[int]) -> SVD:
+    """Matrices (m, k), (k,), (k, D) as maps, without the singular values that are zero but for rounding."""
+    keep = 1e-7 * S.max() < S
+    U, S, Vt = U[:, keep], S[keep], Vt[keep]
+    return SVD(
+        S,
+        right=lambda x: flat(x) @ Vt.to(x).mT,
+        back=lambda c: (c @ Vt.to(c)).view(len(c), *event_shape),
+        left=lambda y: flat(y) @ U.to(y),
+    )
 
 
 def noise_model(noise: float | Tensor | NoiseModel) -> NoiseModel:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from backdrift.errors import UserError
 from backdrift.inverse.measurement import LinearMeasurement, Measurement, noise_model
 from backdrift.inverse.noise import NoiseModel
+from backdrift.inverse.svd import SVD
 from backdrift.posterior import expand, flat
 
 
@@ -49,6 +51,9 @@ class Inpaint(LinearMeasurement):
     def pinv(self, y):
         return self.adjoint(y)
 
+    def svd(self):
+        return SVD(torch.ones(len(self.index), dtype=torch.float64), self.forward, self.adjoint, flat)
+
 
 class Downsample(LinearMeasurement):
     """The averages of squares of `factor` by `factor` pixels: y (C, H / factor, W / factor).
@@ -75,6 +80,15 @@ class Downsample(LinearMeasurement):
 
     def pinv(self, y):
         return y.repeat_interleave(self.factor, 2).repeat_interleave(self.factor, 3)
+
+    def svd(self):
+        k = self.factor
+        return SVD(
+            torch.full((math.prod(self.shape),), 1 / k, dtype=torch.float64),
+            right=lambda x: flat(self.forward(x)) * k,
+            back=lambda c: self.pinv(c.view(-1, *self.shape)) / k,
+            left=flat,
+        )
 
 
 class Clip(Measurement):

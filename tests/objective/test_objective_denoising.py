@@ -11,7 +11,7 @@ from backdrift import target as tgt
 from backdrift.denoiser import Denoiser, Network
 from backdrift.errors import UserError
 from backdrift.noise import Noise
-from backdrift.objective import denoising, drop_labels
+from backdrift.objective import denoising, drop_conditions
 from backdrift.posterior import CategoricalPosterior, FieldsPosterior, TensorPosterior, expand
 from backdrift.process import Gaussian, Masking, Product
 
@@ -94,17 +94,29 @@ def _point(value):
     return TensorPosterior(torch.full((4000, 6), value))
 
 
-def test_labels_are_dropped_at_the_rate_and_by_sample():
-    n = 20_000
-    cond = {"label": torch.arange(n) % 7, "other": torch.ones(n)}
-    dropped = drop_labels(cond, Noise.of(0, n), 0.1, 7)
+def test_conditions_are_dropped_at_the_rate_and_by_sample():
+    n, nulls = 20_000, {"label": 7, "text": 0}
+    cond = {"label": torch.arange(n) % 7}
+    dropped = drop_conditions(cond, Noise.of(0, n), 0.1, nulls)
     share = float((dropped["label"] == 7).double().mean())
     assert abs(share - 0.1) < 5 * math.sqrt(0.09 / n)
     kept = dropped["label"] != 7
-    assert torch.equal(dropped["label"][kept], cond["label"][kept]) and dropped["other"] is cond["other"]
+    assert torch.equal(dropped["label"][kept], cond["label"][kept])
     index = torch.tensor([19_000, 3, 52, 4])
-    alone = drop_labels({"label": cond["label"][index]}, Noise(0, index), 0.1, 7)
+    alone = drop_conditions({"label": cond["label"][index]}, Noise(0, index), 0.1, nulls)
     assert torch.equal(alone["label"], dropped["label"][index])
-    assert drop_labels(cond, Noise.of(0, n), 0.0, 7) is cond
-    assert bool((drop_labels(cond, Noise.of(0, n), 1.0, 7)["label"] == 7).all())
-    assert drop_labels({}, Noise.of(0, n), 0.5, 7) == {}
+    assert drop_conditions(cond, Noise.of(0, n), 0.0, nulls) is cond
+    assert bool((drop_conditions(cond, Noise.of(0, n), 1.0, nulls)["label"] == 7).all())
+    assert drop_conditions({}, Noise.of(0, n), 0.5, nulls) == {}
+
+
+def test_several_conditions_are_dropped_together_and_each_alone():
+    """All in 10 % of the samples; of the other 90 %, each in 10 % by a coin of its own."""
+    n = 20_000
+    cond = {"label": torch.arange(n) % 7, "text": torch.ones(n, 4, dtype=torch.int64)}
+    dropped = drop_conditions(cond, Noise.of(0, n), 0.1, {"label": 7, "text": 0})
+    label, text = dropped["label"] == 7, (dropped["text"] == 0).all(1)
+    assert torch.equal(text, (dropped["text"] == 0).any(1))  # a text is hidden whole
+    for found, wanted in ((label & text, 0.1 + 0.9 * 0.01), (label & ~text, 0.9 * 0.09), (text & ~label, 0.9 * 0.09)):
+        share = float(found.double().mean())
+        assert abs(share - wanted) < 5 * math.sqrt(wanted * (1 - wanted) / n)

@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -21,6 +22,21 @@ from torch import Tensor
 from backdrift.data.cache import Rows
 from backdrift.data.census import Census
 from backdrift.errors import UserError
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """A text per picture, each different one kept once. table: (U, ...). which: int64 (N,)."""
+
+    table: Tensor
+    which: Tensor
+
+    def __getitem__(self, indices) -> Tensor:
+        return self.table[self.which[indices]]
+
+    def take(self, positions: Tensor) -> Encoded:
+        """Those of the pictures at these positions."""
+        return Encoded(self.table, self.which[positions])
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +52,7 @@ class Pictures:
     validation: the fraction that `split` holds out, between 0 and 1.
     block: this many consecutive pictures share a side of the split (neighbouring slices, frames of one film).
     census: of the pixels, where it is known; worked out when it is first needed otherwise.
+    encoded: the texts as a model reads them (`reading`), or None.
 
     Raises `UserError` if the fields do not fit each other.
     """
@@ -49,6 +66,7 @@ class Pictures:
     validation: float = 0.1
     block: int = 1
     census: Census | None = field(default=None, repr=False)
+    encoded: Encoded | None = field(default=None, repr=False)
 
     def __post_init__(self):
         if self.pixels.dtype != torch.uint8 or self.pixels.ndim != 4:
@@ -76,10 +94,38 @@ class Pictures:
         return chosen.to(torch.float32) / 127.5 - 1
 
     def cond(self, indices=None) -> dict[str, Tensor]:
-        """{"label": int64 (B,)}, or {} for pictures without labels."""
-        if self.labels is None:
-            return {}
-        return {"label": self.labels if indices is None else self.labels[indices]}
+        """Every condition that the pictures carry: {"label": int64 (B,), "text": (B, ...)}, each if there is one."""
+        carried = {"label": self.labels, "text": self.encoded}
+        chosen = slice(None) if indices is None else indices
+        return {name: value[chosen] for name, value in carried.items() if value is not None}
+
+    @property
+    def nulls(self) -> dict[str, int]:
+        """What stands for no condition, by name: the label `len(classes)`, and a text of zeros."""
+        return {"label": len(self.classes), "text": 0}
+
+    def reading(self, encode: Callable[[Sequence[str]], Tensor]) -> Pictures:
+        """The same pictures, which carry their texts too. encode: from texts to (B, ...), zeros for no text.
+
+        Raises `UserError` where a picture has no text, and what `encode` raises.
+        """
+        self.check_texts()
+        number = {text: i for i, text in enumerate(dict.fromkeys(self.texts))}
+        which = torch.tensor([number[text] for text in self.texts])
+        return replace(self, encoded=Encoded(encode(list(number)), which))
+
+    def check_texts(self) -> None:
+        """Raise `UserError` where a picture has no text."""
+        if self.texts is None:
+            raise UserError(
+                "These pictures have no texts to learn from: give each one in a metadata.jsonl, as "
+                '{"file_name": "1.png", "text": "a red heart"}.'
+            )
+        missing = [name for name, text in zip(self.names, self.texts, strict=True) if not text.strip()]
+        if missing:
+            raise UserError(
+                f"{len(missing)} of {len(self)} pictures have no text ({missing[0]}): give each one, or leave them out."
+            )
 
     def subset(self, indices) -> Pictures:
         """The pictures at `indices` (a sequence or tensor of positions, or a slice), in that order."""
@@ -156,6 +202,7 @@ class Pictures:
             names=[self.names[i] for i in order],
             source=source,
             texts=None if self.texts is None else [self.texts[i] for i in order],
+            encoded=None if self.encoded is None else self.encoded.take(positions),
             validation=self.validation,
             block=self.block,
             census=self._known.take(positions.numpy()),

@@ -216,20 +216,22 @@ class Further(nn.Module):
 
 
 class Conditioning(nn.Module):
-    """Embeds the noise angle and the label: noise (B,), cond {"label": (B,)} -> (B, width).
+    """Embeds the noise angle, the label and a summary: noise (B,), cond {"label": (B,), "summary": (B, E)} -> (B, width).
 
     Labels run from 0 to classes - 1; `classes` itself means "no label", and so does a missing label. `classes=0`
-    takes none. Everything here is computed in float32 at least, whatever the dtype of the weights and under autocast
-    too: bf16 has 8 bits and would merge neighbouring noise levels.
+    takes none. A summary is E numbers of a condition as a whole, such as the mean over a text; E is `summary`, and 0
+    takes none. Zeros are no summary, and so is a missing one. Everything here is computed in float32 at least, whatever
+    the dtype of the weights and under autocast too: bf16 has 8 bits and would merge neighbouring noise levels.
     """
 
-    def __init__(self, width: int, classes: int = 0):
+    def __init__(self, width: int, classes: int = 0, summary: int = 0):
         super().__init__()
         self.width = width
         self.classes = classes
         self.noise_in = nn.Linear(width, width)
         self.noise_out = nn.Linear(width, width)
         self.label = nn.Embedding(classes + 1, width) if classes else None
+        self.summary = nn.Linear(summary, width, bias=False) if summary else None
         self.further = Further(width, width)
 
     def forward(self, noise, cond=None):
@@ -240,4 +242,6 @@ class Conditioning(nn.Module):
             embedding = wide_linear(self.noise_out, hidden)
             if self.label is not None:
                 embedding = embedding + self.label(labels).to(embedding.dtype)
+            if self.summary is not None and "summary" in (cond or {}):
+                embedding = embedding + F.linear(cond["summary"].to(embedding), self.summary.weight.to(embedding))
             return F.silu(self.further(embedding, cond))

@@ -9,7 +9,7 @@ one's own, and `score_matching` has the losses that need no noise. `fit_schedule
 from backdrift.objective import score_matching
 from backdrift.objective.base import Losses, Objective, Samples
 from backdrift.objective.classification import Classification
-from backdrift.objective.denoising import Denoising, denoising, drop_labels
+from backdrift.objective.denoising import Denoising, denoising, drop_conditions
 from backdrift.objective.importance import ByLoss
 from backdrift.objective.learned_schedule import fit_schedule
 from backdrift.objective.ncsn import NoiseLadder, noise_ladder
@@ -46,7 +46,7 @@ __all__ = [
     "Uniform",
     "Weight",
     "denoising",
-    "drop_labels",
+    "drop_conditions",
     "fit_schedule",
     "noise_ladder",
     "score_matching",

@@ -27,6 +27,7 @@ from backdrift.objective.base import Losses, Objective, Samples
 from backdrift.objective.uncertainty import LogLoss, Uncertainty
 from backdrift.objective.variance import Hybrid
 from backdrift.objective.weights import Simple, Weight
+from backdrift.posterior import expand
 from backdrift.process.base import State
 
 
@@ -117,16 +118,21 @@ class Denoising(Objective):
         return {**samples.cond, "estimate": estimate}
 
 
-def drop_labels(cond: Mapping, noise: Noise, rate: float, null: int) -> Mapping:
-    """`cond` with the label of a keyed fraction `rate` of the samples replaced by `null`, the class "no label".
+def drop_conditions(cond: Mapping, noise: Noise, rate: float, nulls: Mapping[str, int]) -> Mapping:
+    """`cond` with the conditions of a keyed fraction `rate` of the samples replaced by their `nulls`, all at once.
 
-    So one network learns both beliefs that guidance needs.  Ho and Salimans 2022, arXiv:2207.12598, Algorithm 1.
+    Where there are several, each is also replaced alone in the fraction `rate` of the others. So one network learns all
+    beliefs that guidance needs.  Ho and Salimans 2022, arXiv:2207.12598, Algorithm 1.
     """
-    if rate == 0 or "label" not in cond:
+    if rate == 0 or not cond:
         return cond
-    label = cond["label"]
-    dropped = noise.uniform(torch.zeros(label.shape, dtype=torch.float64)) < rate
-    return {**cond, "label": label.masked_fill(dropped.to(label.device), null)}
+    like = torch.zeros(len(noise.index), dtype=torch.float64)
+    dropped = noise.uniform(like) < rate
+    made = {}
+    for name, value in cond.items():
+        alone = noise.at(name).uniform(like) < rate if len(cond) > 1 else dropped
+        made[name] = value.masked_fill(expand(dropped | alone, value).bool().to(value.device), nulls[name])
+    return made
 
 
 def _weighted(weight: Tensor, distance: Tensor, x0: State) -> Tensor:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
+
 import torch
 
 from backdrift._version import __version__
@@ -33,9 +36,15 @@ def describe(
             "radius": part.radius,
             "training": len(part),
             "validation": len(held_out),
+            **({} if options.text is None else {"texts": digest(pictures.texts)}),
         },
         "options": to_config(options),
     }
+
+
+def digest(texts: Sequence[str]) -> str:
+    """16 hexadecimal digits, a hash of the texts in order."""
+    return hashlib.blake2b("\0".join(texts).encode(), digest_size=8).hexdigest()
 
 
 def refuse_changes(before: dict, now: dict, run: Run) -> None:

@@ -1,7 +1,7 @@
 """The endless stream of training samples, each a pure function of the seed and its place in the stream.
 
 Place p belongs to epoch p // N and takes that epoch's permutation of the N pictures; its mirroring, time, noise and
-hidden label are keyed by p. So a run that stops anywhere continues with the very next sample, and how the stream is cut
+hidden conditions are keyed by p. So a run that stops anywhere continues with the very next sample, and how the stream is cut
 into batches, or shared among processes, changes nothing.
 """
 
@@ -17,7 +17,7 @@ from backdrift.data.derived import derive
 from backdrift.data.pictures import Pictures
 from backdrift.noise import Noise
 from backdrift.objective.base import Samples
-from backdrift.objective.denoising import drop_labels
+from backdrift.objective.denoising import drop_conditions
 from backdrift.train.options import TrainOptions
 
 
@@ -54,7 +54,7 @@ def draw(
         if options.flip:
             mirrored = noise.at("flip").uniform(torch.zeros(len(places), dtype=torch.float64)) < 0.5
             x0[mirrored] = x0[mirrored].flip(-1)
-        cond = drop_labels(pictures.cond(chosen), noise.at("label"), options.label_dropout, len(pictures.classes))
+        cond = drop_conditions(pictures.cond(chosen), noise.at("label"), options.label_dropout, pictures.nulls)
         return x0, {**cond, **derive(options.derived, x0, noise.at("derived"), hide=True)}
 
     memory = options.times.memory() if memory is None else memory

@@ -45,6 +45,30 @@ def test_weak_edits_stay_near_and_zero_variation_returns(cli, digits_run, files)
     assert np.abs(tile(out, 1).astype(int) - picture).mean() < 2
 
 
+def test_an_enlarged_picture_has_the_averages_of_the_small_one(cli, refused, digits_run, files):
+    small = np.array([[0, 60], [130, 255]], np.uint8).repeat(2, 0).repeat(2, 1)
+    Image.fromarray(small).save(files / "small.png")
+    out, words = files / "sheet.png", ("edit", digits_run, "--image", files / "small.png", "--enlarge", 2)
+    assert cli(*words, "--n", 2, "--steps", 4, "--label", 3, "--out", out).status == 0
+    assert (tile(out, 0) == small.repeat(2, 0).repeat(2, 1)).all()
+    assert (tile(out, 1) != tile(out, 2)).any()
+    assert "3 times smaller" in refused(*words[:-1], 3)
+    assert "4 x 4" in refused("edit", digits_run, "--image", files / "in.png", "--enlarge", 2)
+    assert "different edits" in refused(*words, "--mask", files / "mask.png")
+
+
+def test_enlarging_keeps_the_averages(digits_run):
+    import torch
+
+    import backdrift as bd
+    from backdrift.cli.edit import Edit, enlarged
+
+    small = torch.linspace(-1, 1, 16).view(1, 4, 4)
+    made = enlarged(Edit(digits_run, digits_run, n=3, steps=3, enlarge=2), bd.load(digits_run), small)
+    averages = torch.nn.functional.avg_pool2d(made, 2)
+    torch.testing.assert_close(averages, small.expand(3, 1, 4, 4), atol=1e-5, rtol=0)
+
+
 def test_relabelling_to_the_same_label_returns(cli, digits_run, files):
     out, picture = files / "sheet.png", np.asarray(Image.open(files / "in.png")).astype(int)
     words = ("--image", files / "in.png", "--before", 4, "--label", 4, "--out", out)

@@ -67,7 +67,7 @@ def test_control_begins_as_the_base_and_leaves_it_alone(base):
     # one sample's condition acts on that sample alone
     other = edges["edges"].clone()
     other[2] = -other[2]
-    moved = (net(x, w, {**label, "edges": other}) - followed).flatten(1).abs().amax(1)
+    moved = (net(x, w, {**label, "edges": other}) - followed).detach().flatten(1).abs().amax(1)
     assert float(moved[:2].max()) < 1e-5 < 1e-4 < float(moved[2])
 
 
@@ -119,6 +119,18 @@ def test_an_adapter_begins_as_the_base_and_merges(base):
         torch.testing.assert_close(half[name], middle, rtol=1e-5, atol=1e-6)
         change = (weight - base.get_parameter(name)).flatten(1).double()
         assert int(torch.linalg.matrix_rank(change, rtol=1e-4)) <= 2
+
+
+def test_the_change_of_a_weight_is_the_scaled_product():
+    net = LowRank(UNet(1, width=16, multipliers=(1,), blocks=1, attention=()), 2, alpha=6.0)
+    net.strength = 0.5
+    for p in net.parameters():
+        torch.nn.init.normal_(p)
+    name = "down.0.0.block.conv_in.weight"
+    a, b = net.down[name.replace(".", "/")], net.up[name.replace(".", "/")]
+    assert a.shape == (2, 16 * 9) and b.shape == (16, 2)
+    change = (net.weights()[name] - net.base.get_parameter(name)).flatten(1)
+    torch.testing.assert_close(change, 0.5 * 6 / 2 * (b @ a), rtol=1e-4, atol=1e-5)
 
 
 def test_pictures_beside_the_state():

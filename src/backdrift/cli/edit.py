@@ -10,10 +10,12 @@ from tyro.conf import Positional
 from backdrift.cli.parse import parse, say
 from backdrift.errors import UserError
 
+NOISE = 0.02  # of the pixels of a small picture, in units of [-1, 1]: rounding, and room for the sampler
+
 
 @dataclass(frozen=True)
 class Edit:
-    """Edit a picture with a run's model: a new version, a part of it filled in, a variation, or another label.
+    """Edit a picture with a run's model: a new version, a part filled in, a variation, another label, more pixels.
 
     Writes one PNG: the picture, the mask if there is one, and the results.
     """
@@ -35,6 +37,8 @@ class Edit:
     """Instead: a variation, this share of a quarter turn from the picture's own noise."""
     before: str | None = None
     """With --label: the picture's present label, so that it is inverted under it and made again under the other."""
+    enlarge: int | None = None
+    """Instead: the picture is smaller than the run's by this factor, and is made as large as they are."""
     label: str | None = None
     """A class by number or name to follow."""
     guidance: float = 1.0
@@ -65,10 +69,16 @@ def main(arguments: list[str]) -> None:
     check(options)
     model = load(options.run, options.device, None if options.net is None else FileNet.of(options.net))
     shape = model.event_shape
+    if options.enlarge is not None:
+        shape = smaller(shape, options.enlarge)
     picture = read_picture(options.image, shape, fit(options.fit, (255, 255, 255)))
     mask = None if options.mask is None else read_mask(options.mask, shape, fit(options.fit, (0, 0, 0)))
-    with torch.no_grad():
-        made = results(options, model, picture, mask)
+    if options.enlarge is not None:
+        made = enlarged(options, model, picture)
+        picture = picture.repeat_interleave(options.enlarge, 1).repeat_interleave(options.enlarge, 2)
+    else:
+        with torch.no_grad():
+            made = results(options, model, picture, mask)
     shown = [picture] if mask is None else [picture, (2 * mask - 1).expand(shape)]
     out = options.out or options.run / "samples" / f"edit-{options.image.stem}.png"
     save_grid(torch.stack([*shown, *made.cpu()]), out, columns=len(shown) + min(len(made), 8))
@@ -79,11 +89,11 @@ def check(options: Edit) -> None:
     """Raises `UserError` for choices that exclude each other."""
     if options.n < 1:
         raise UserError(f"Ask for at least one result, not {options.n}.")
-    ways = {"--mask": options.mask, "--vary": options.vary, "--before": options.before}
+    ways = {"--mask": options.mask, "--vary": options.vary, "--before": options.before, "--enlarge": options.enlarge}
     chosen = [name for name, value in ways.items() if value is not None]
     if len(chosen) > 1:
         raise UserError(f"{' and '.join(chosen)} are different edits; choose one.")
-    if options.strength is not None and (options.vary is not None or options.before is not None):
+    if options.strength is not None and chosen not in ([], ["--mask"]):
         raise UserError(f"{chosen[0]} does not use --strength; leave one of them out.")
     if options.mask is None and (options.rounds != 1 or options.soft != 0):
         raise UserError("--rounds and --soft belong to a --mask.")
@@ -119,3 +129,27 @@ def results(options: Edit, model, picture, mask):
     strength = 1.0 if options.strength is None else options.strength
     made = sdedit(denoiser, x0, strength, solver=solver, steps=options.steps, cond=cond, seed=options.seed)
     return blend(x0, made, mask)
+
+
+def smaller(shape: tuple[int, int, int], factor: int) -> tuple[int, int, int]:
+    """The shape of pictures that are to be enlarged. Raises `UserError` for a factor that leaves a remainder."""
+    channels, height, width = shape
+    if factor < 2 or height % factor or width % factor:
+        raise UserError(f"Pictures of {width} x {height} pixels cannot come of ones {factor} times smaller.")
+    return channels, height // factor, width // factor
+
+
+def enlarged(options: Edit, model, small):
+    """Pictures (n, C, H, W) whose averages over squares of pixels are `small` (C, h, w), to its rounding."""
+    from backdrift.guide import Composed
+    from backdrift.inverse import Downsample, PiGDM
+    from backdrift.noise import Noise
+
+    measurement = Downsample(options.enlarge, model.event_shape, NOISE)
+    denoiser, n = model.denoiser, options.n
+    if options.label is not None:
+        label = {"label": model.labels(options.label, 1)}
+        denoiser = Composed(denoiser, [(label, options.guidance)])
+    small = small.to(next(model.denoiser.parameters()).device)
+    made = PiGDM()(denoiser, measurement, small, n, steps=options.steps, noise=Noise.of(options.seed, n))
+    return made + measurement.pinv(small - measurement.forward(made))

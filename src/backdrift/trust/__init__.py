@@ -1,0 +1,34 @@
+"""Audits: whether samples can be believed, and what a measurement says of its own object."""
+
+from backdrift.trust.baselines import Found, Reference, baselines
+from backdrift.trust.detection import Null, Rate, auroc, pixel_auroc
+from backdrift.trust.diagnose import Diagnosis, diagnose
+from backdrift.trust.klip import Klip, Path, Renoised, klip
+from backdrift.trust.law import Limits
+from backdrift.trust.screen import Screening, screen
+from backdrift.trust.verdict import Finding, Verdict
+from backdrift.trust.weights import PathWeights, Reweighted, path_weights
+
+__all__ = [
+    "Diagnosis",
+    "Finding",
+    "Found",
+    "Klip",
+    "Limits",
+    "Null",
+    "Path",
+    "PathWeights",
+    "Rate",
+    "Reference",
+    "Renoised",
+    "Reweighted",
+    "Screening",
+    "Verdict",
+    "auroc",
+    "baselines",
+    "diagnose",
+    "klip",
+    "path_weights",
+    "pixel_auroc",
+    "screen",
+]

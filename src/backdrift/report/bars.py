@@ -29,7 +29,7 @@ def bars(title: str, rows: Sequence[Bar]) -> str:
     most = max(max(row.exact, row.high) for row in rows) or 1.0
     height = TOP + ROW * len(rows) + 6
     parts = [
-        f'<svg viewBox="0 0 {NAME + LENGTH + 90} {height}" role="img" aria-label="{html.escape(title)}">',
+        f'<svg viewBox="0 0 {NAME + LENGTH + 150} {height}" role="img" aria-label="{html.escape(title)}">',
         f'<text x="8" y="16" class="title">{html.escape(title)}</text>',
     ]
     for i, row in enumerate(rows):

@@ -20,7 +20,7 @@ from backdrift.trust.problem import Problem
 from backdrift.trust.verdict import Verdict
 
 BINS = 72
-BLOCK = 5  # pixels of the page for a bin of a density over time
+BLOCK = 12  # bins' heights that a column of a density over time is wide
 SHOWN = 16  # pictures of each kind
 
 
@@ -29,9 +29,9 @@ def write_diagnosis(path: Path, found: Diagnosis) -> Path:
     parts = [*_head(found), page.heading("The questions"), _table(found)]
     parts.append(
         page.text(
-            "Errors are 0 for a perfect sampler. PASS: the 95 % interval lies within the limit; FAIL: it lies beyond "
-            "it, allowing for the number of questions; INCONCLUSIVE: it crosses it. Floor: what exact draws, or the exact "
-            "score in the same integrator, get at the same n. Columns to the right: the same error on each rung.",
+            "Errors are 0 for a perfect sampler. PASS: the 95 % interval lies within the limit; FAIL: it lies "
+            "beyond it, allowing for the number of questions; INCONCLUSIVE: it crosses it. Floor: what exact draws, "
+            "or the exact score in the same integrator, get at the same n. To the right: the error on each rung.",
             "note",
         )
     )
@@ -124,7 +124,9 @@ def _densities(rung: Rung, exact: Rung, problem: Problem) -> list[str]:
     low, high = (float(everything.quantile(q)) for q in (0.002, 0.998))
     true, made = (torch.stack([_density(pair[i], low, high) for pair in columns], 1) for i in (0, 1))
     top = float(true.amax().clamp_min(1e-9))
-    gap = ((made - true) / top).clamp(-1, 1)
+    # roots, so that a tenth of the density is still seen
+    gap = (made - true) / (made - true).abs().amax().clamp_min(top / 10)
+    gap = gap.sign() * gap.abs().sqrt()
     # white where equal, red where the sampler puts too much, blue where too little
     colours = torch.stack([1 - 2 * (-gap).clamp_min(0), 1 - 2 * gap.abs(), 1 - 2 * gap.clamp_min(0)])
     words = "across: noise on the left, data on the right"

@@ -182,8 +182,8 @@ def diagnose(
 
     sampler: called as sampler(denoiser, measurement, y, n, steps=, noise=, on_step=); one that takes or calls no
     on_step gets the end-of-run findings alone. prior: of `bd.exact`. y: (*shape). process: of the denoisers; by default
-    `learned`'s own, else VP. learned: a trained denoiser of the same data. alpha: at most this share of perfect samplers
-    fails. modes: the mode of each component or atom, (K,).
+    `learned`'s own, else VP. learned: a trained denoiser of the same data. alpha: at most this share of perfect
+    samplers fails. modes: the mode of each component or atom, (K,).
 
     Raises `UserError` where the parts do not fit each other, no exact posterior is known, or it is a single atom.
     """

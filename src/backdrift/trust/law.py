@@ -91,15 +91,19 @@ def dependence(found: Draws, on_atoms: bool, limit: float) -> Effect:
 
 def distance(found: Draws, exact: Draws, fresh: Draws, limit: float) -> Effect:
     """Wasserstein-1 between draws and exact draws over the lines, less what `fresh` exact draws get."""
-    pair = _distance(found.lines, exact.lines, fresh.lines)
+    scale = _scale(exact)
+    value, error = jackknife(lambda keep: wasserstein(found.lines[keep], exact.ordered) / scale, len(found))
+    floor, noise = jackknife(lambda keep: wasserstein(fresh.lines[keep], exact.ordered) / scale, len(fresh))
+    # the reference is finite as well
+    pair = value - floor, torch.hypot(error, noise) * math.sqrt(1 + len(found) / len(exact))
     return _effect("distance", {"Wasserstein-1": pair}, limit, signed=False)
 
 
 def movement(found: Draws, half: Draws, exact: Draws, fresh: Draws, limit: float) -> Effect:
     """How far the law moves between half the steps and all, in the same units."""
-    scale = exact.lines.std(0).square().mean().sqrt().clamp_min(1e-12)
-    moved, error = jackknife(lambda keep: wasserstein(found.lines[keep], half.lines) / scale, len(found))
-    floor, noise = jackknife(lambda keep: wasserstein(exact.lines[keep], fresh.lines) / scale, len(fresh))
+    scale = _scale(exact)
+    moved, error = jackknife(lambda keep: wasserstein(found.lines[keep], half.ordered) / scale, len(found))
+    floor, noise = jackknife(lambda keep: wasserstein(exact.lines[keep], fresh.ordered) / scale, len(fresh))
     pair = moved - floor, 2**0.5 * torch.hypot(error, noise)
     return _effect("number of steps", {"half of them": pair}, limit, signed=False)
 
@@ -162,13 +166,13 @@ def early_stopping(watch: Watch, found: Draws, exact: Draws, limit: float) -> tu
 
     The best step is chosen on half of the draws and judged on the other half.
     """
-    scale = exact.lines.std(0).square().mean().sqrt().clamp_min(1e-12)
-    curve = torch.stack([wasserstein(ends[::2], exact.lines) for ends in watch.ends]) / scale
+    scale = _scale(exact)
+    curve = torch.stack([wasserstein(ends[::2], exact.ordered) for ends in watch.ends]) / scale
     best = watch.ends[int(curve.argmin())][1::2]
     end = found.lines[1::2]
 
     def gain(keep: Tensor) -> Tensor:
-        return (wasserstein(end[keep], exact.lines) - wasserstein(best[keep], exact.lines)) / scale
+        return (wasserstein(end[keep], exact.ordered) - wasserstein(best[keep], exact.ordered)) / scale
 
     value, error = jackknife(gain, len(end))
     return _effect("early stopping", {"the best earlier step": (value, error)}, limit, signed=False), curve
@@ -185,18 +189,15 @@ def jackknife(statistic: Callable[[Tensor], Tensor], n: int) -> tuple[Tensor, Te
     return statistic(torch.arange(n)), variance.sqrt()
 
 
-def wasserstein(a: Tensor, b: Tensor) -> Tensor:
-    """Mean over lines of Wasserstein-1 between a (n, P) and the larger b (m, P), at b's n mid-quantiles."""
-    a, b = a.sort(0).values, b.sort(0).values
-    rank = ((torch.arange(len(a), dtype=torch.float64) + 0.5) / len(a) * len(b)).long()
-    return (a - b[rank]).abs().mean()
+def wasserstein(a: Tensor, ordered: Tensor) -> Tensor:
+    """Mean over lines of Wasserstein-1 between a (n, P) and sorted lines (P, m), at the latter's n mid-quantiles."""
+    rank = ((torch.arange(len(a), dtype=torch.float64) + 0.5) / len(a) * ordered.shape[1]).long()
+    return (a.mT.contiguous().sort(1).values - ordered[:, rank]).abs().mean()
 
 
-def _distance(lines: Tensor, exact: Tensor, fresh: Tensor) -> tuple[Tensor, Tensor]:
-    scale = exact.std(0).square().mean().sqrt().clamp_min(1e-12)
-    value, error = jackknife(lambda keep: wasserstein(lines[keep], exact) / scale, len(lines))
-    floor, noise = jackknife(lambda keep: wasserstein(fresh[keep], exact) / scale, len(fresh))
-    return value - floor, torch.hypot(error, noise) * math.sqrt(1 + len(lines) / len(exact))
+def _scale(exact: Draws) -> Tensor:
+    """The exact draws' standard deviation over the lines: the unit of distances."""
+    return exact.lines.std(0).square().mean().sqrt().clamp_min(1e-12)
 
 
 def _views(seen: Tensor | None) -> dict[str, Callable[[Tensor], Tensor]]:

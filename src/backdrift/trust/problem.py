@@ -53,6 +53,11 @@ class Draws:
     def __len__(self) -> int:
         return len(self.points)
 
+    @cached_property
+    def ordered(self) -> Tensor:
+        """The lines, each sorted, (P, n): what Wasserstein distances are taken to."""
+        return self.lines.mT.contiguous().sort(1).values
+
 
 @dataclass(frozen=True, eq=False)
 class Problem:

@@ -1,23 +1,33 @@
 """Operators against dense algebra and against what they are by definition."""
 
+import io
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from backdrift import UserError
 from backdrift.inverse import (
+    JPEG,
     Blur,
     Clip,
     Downsample,
     FourierSamples,
+    GaussianNoise,
+    Identity,
     Inpaint,
     PhaseRetrieval,
     Radon,
+    ResponseBlur,
+    RoundedNoise,
     compose,
+    compressed,
     filtered,
     gaussian_kernel,
+    jpeg_steps,
 )
+from backdrift.noise import Noise
 
 EVENT = (2, 6, 6)
 
@@ -30,6 +40,9 @@ def operators():
     mask = random(6, 6) > 0.3
     angles = torch.linspace(0, math.pi, 5)[:-1]
     return {
+        "identity": Identity(EVENT, 0.3),
+        "jpeg": JPEG((1, 8, 16), noise=GaussianNoise(0.3)),
+        "compressed": compressed(EVENT, 20, 0.3),
         "inpaint": Inpaint(mask.double(), 0.3, EVENT),
         "down": Downsample(3, EVENT, 0.3),
         "blur": Blur(random(3, 5).abs(), EVENT, 0.3),
@@ -159,6 +172,67 @@ def test_phase_retrieval_cannot_tell_a_picture_from_its_negative_or_mirror_image
     torch.testing.assert_close(y.square().sum(), x.square().sum())
 
 
+def test_jpeg_is_what_an_encoder_writes():
+    from PIL import Image
+
+    wave = torch.linspace(-2, 3, 24)
+    picture = (torch.sin(wave[:, None] * 1.7) * torch.cos(wave[None]) + 0.3 * random(24, 24).float()).clamp(-1, 1)
+    levels = ((picture + 1) * 127.5).round()
+    for quality in (10, 50, 90):
+        buffer = io.BytesIO()
+        Image.fromarray(levels.to(torch.uint8).numpy()).save(buffer, "jpeg", quality=quality)
+        image = Image.open(buffer)
+        table = torch.tensor(image.quantization[0]).double().view(8, 8)
+        torch.testing.assert_close(jpeg_steps(quality) * 127.5, table)
+        operator = JPEG((1, 24, 24), quality)
+        x = (levels / 127.5 - 1)[None, None].double()
+        decoded = operator.pinv(operator.draw(x, Noise.of(0, 1)))[0, 0].clamp(-1, 1)
+        theirs = torch.from_numpy(np.array(image)).double() / 127.5 - 1
+        # JPEG's zero lies half a level lower, so that a few coefficients round the other way
+        assert (decoded - theirs).abs().mean() < 0.15 * (x[0, 0] - theirs).abs().mean() + 0.5 / 127.5
+        assert operator.log_likelihood(x, operator.draw(x, Noise.of(0, 1))).item() == 0
+        assert operator.log_likelihood(-x, operator.draw(x, Noise.of(0, 1))).item() == -math.inf
+
+
+def test_rounding_with_a_step_per_number():
+    step = torch.tensor([0.5, 0.1])
+    noise = RoundedNoise(step, 0.2)
+    y = torch.round(torch.linspace(-30, 30, 121)[:, None] * torch.ones(2)) * step
+    mass = [noise.log_prob(torch.tensor([[0.13, 0.13]]), row[None]) for row in y]  # both cells at once
+    one = RoundedNoise(0.5, 0.2).log_prob(torch.tensor([[0.13]]), torch.tensor([[0.5]]))
+    other = RoundedNoise(0.1, 0.2).log_prob(torch.tensor([[0.13]]), torch.tensor([[0.1]]))
+    torch.testing.assert_close(mass[62], one + other)
+
+
+def test_a_response_curve_lets_bright_light_spill():
+    kernel, x = gaussian_kernel(1.0, 2), torch.full((1, 1, 9, 9), -0.9).double()
+    x[0, 0, 4, 4] = 1
+    linear, curved = Blur(kernel, (1, 9, 9), 0.1).forward(x), ResponseBlur(kernel, (1, 9, 9), 0.1).forward(x)
+    assert curved[0, 0, 4, 5] > linear[0, 0, 4, 5] + 0.1
+    flat = torch.full((1, 1, 9, 9), 0.3).double()
+    torch.testing.assert_close(ResponseBlur(kernel, (1, 9, 9), 0.1).forward(flat), flat)
+    torch.testing.assert_close(ResponseBlur(kernel, (1, 9, 9), 0.1, gamma=1.0).forward(x), linear)
+
+
+@pytest.mark.parametrize(
+    "operator",
+    [
+        ResponseBlur(gaussian_kernel(0.8, 1), (1, 4, 4), 0.1),
+        PhaseRetrieval((1, 4, 4), 0.1),
+        Clip((1, 4, 4), 0.1, gain=0.5),
+        compose(Clip((1, 4, 4), 0.1, gain=0.5), Blur(gaussian_kernel(0.8, 1), (1, 4, 4), 1.0)),
+    ],
+    ids=["response", "phase", "clip", "clipped blur"],
+)
+def test_products_with_the_jacobian_are_finite_differences(operator):
+    x, v = 0.5 * random(1, 1, 4, 4), random(1, *operator.shape, seed=1)
+    found = operator.vjp(x, v).flatten()
+    for i in range(0, 16, 3):
+        step = 1e-6 * torch.eye(16).double()[i].view(1, 1, 4, 4)
+        slope = ((operator.forward(x + step) - operator.forward(x - step)) / 2e-6 * v).sum()
+        assert float(found[i]) == pytest.approx(float(slope), rel=1e-5, abs=1e-7)
+
+
 def test_clip_saturates():
     operator = Clip((1, 1, 4), 0.1)
     x = torch.tensor([[[[-0.9, -0.2, 0.3, 0.8]]]])
@@ -172,6 +246,10 @@ def test_clip_saturates():
         (lambda: Inpaint(torch.zeros(2, 2), 0.1), "no pixel"),
         (lambda: Inpaint(torch.ones(2, 3), 0.1, (1, 4, 4)), "does not fit"),
         (lambda: Downsample(4, EVENT, 0.1), "does not divide"),
+        (lambda: JPEG(EVENT), "multiples of 8"),
+        (lambda: JPEG((1, 8, 8), 0), "between 1 and 100"),
+        (lambda: ResponseBlur(gaussian_kernel(1.0, 1), EVENT, 0.1, gamma=0.0), "positive gamma"),
+        (lambda: compressed(EVENT, 0, 0.1), "at least one row"),
         (lambda: Blur(torch.ones(2, 3), EVENT, 0.1), "odd sides"),
         (lambda: FourierSamples(torch.ones(3, 3), EVENT, 0.1), "cannot be"),
         (lambda: FourierSamples(torch.zeros(6, 6), EVENT, 0.1), "no frequency"),

@@ -1,13 +1,14 @@
 """Inverse problems: measurements, and posterior samplers that reconstruct from them."""
 
+from backdrift.inverse.camera import JPEG, ResponseBlur, jpeg_steps
 from backdrift.inverse.corrected import MPGD, DiffPIR
 from backdrift.inverse.fourier import Blur, FourierSamples, PhaseRetrieval, gaussian_kernel
 from backdrift.inverse.guided import DPS, LGD, MMPS, TMPD, NormDPS, PiGDM, ScoreALD
-from backdrift.inverse.measurement import Function, Linear, LinearMeasurement, Measurement, compose, stack
+from backdrift.inverse.measurement import Function, Linear, LinearMeasurement, Measurement, compose, compressed, stack
 from backdrift.inverse.noise import GaussianNoise, PoissonNoise, RoundedNoise
 from backdrift.inverse.optimise import REDdiff, ReSample
 from backdrift.inverse.particles import Filtering, Twisted
-from backdrift.inverse.pixels import Clip, Downsample, Inpaint
+from backdrift.inverse.pixels import Clip, Downsample, Identity, Inpaint
 from backdrift.inverse.radon import Radon, filtered
 from backdrift.inverse.range import DDNM, DDRM, Replacement
 from backdrift.inverse.sampler import Exact, PosteriorSampler
@@ -19,6 +20,7 @@ __all__ = [
     "DDNM",
     "DDRM",
     "DPS",
+    "JPEG",
     "LGD",
     "MCG",
     "MMPS",
@@ -33,6 +35,7 @@ __all__ = [
     "FourierSamples",
     "Function",
     "GaussianNoise",
+    "Identity",
     "Inpaint",
     "Linear",
     "LinearMeasurement",
@@ -46,13 +49,16 @@ __all__ = [
     "Radon",
     "ReSample",
     "Replacement",
+    "ResponseBlur",
     "RoundedNoise",
     "ScoreALD",
     "SplitGibbs",
     "StepDPS",
     "Twisted",
     "compose",
+    "compressed",
     "filtered",
     "gaussian_kernel",
+    "jpeg_steps",
     "stack",
 ]

@@ -178,6 +178,17 @@ class Linear(LinearMeasurement):
         return self.adjoint((y @ U * inverse**2) @ U.mT)
 
 
+def compressed(event_shape: Sequence[int], rows: int, noise: float | NoiseModel, seed: int = 0) -> Linear:
+    """Compressed sensing: `rows` random sums over the whole event, with Gaussian weights of variance 1 / rows.
+
+    Raises `UserError` for no rows.
+    """
+    if rows < 1:
+        raise UserError(f"Compressed sensing needs at least one row, not {rows}.")
+    weights = Noise.of(seed, rows).at("compressed").normal(torch.empty(rows, math.prod(event_shape)))
+    return Linear(weights.double() / math.sqrt(rows), noise, event_shape)
+
+
 class Function(Measurement):
     """y = fn(x) for any function on batches, (B, *event) to (B, *shape); differentiable, if a sampler needs that.
 

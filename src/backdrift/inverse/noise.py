@@ -86,18 +86,21 @@ class PoissonNoise(NoiseModel):
         return flat(torch.special.xlogy(counts, rate) - rate - torch.lgamma(counts + 1)).sum(1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RoundedNoise(NoiseModel):
     """y = clean + N(0, std^2), rounded to the nearest multiple of `step`: p(y | clean) is the mass of its cell.
 
-    std = 0 is pure rounding, where the likelihood is 1 inside the cell and 0 outside and has no gradient.
+    step: a number, or a tensor that broadcasts to y. std = 0 is pure rounding, where the likelihood is 1 in the cell and
+    0 outside and has no gradient.
     """
 
-    step: float
+    step: float | Tensor
     std: float = 0.0
 
     def __post_init__(self):
-        if not (0 < self.step < math.inf and 0 <= self.std < math.inf):
+        step = torch.as_tensor(self.step, dtype=torch.float64)
+        object.__setattr__(self, "step", step)
+        if not (bool(((step > 0) & torch.isfinite(step)).all()) and 0 <= self.std < math.inf):
             raise UserError(f"Rounding needs a positive step and a std of at least 0, not {self.step} and {self.std}.")
 
     @property
@@ -105,14 +108,15 @@ class RoundedNoise(NoiseModel):
         return self.std > 0
 
     def draw(self, clean, noise):
-        return torch.round((clean + self.std * noise.normal(clean)) / self.step) * self.step
+        step = self.step.to(clean)
+        return torch.round((clean + self.std * noise.normal(clean)) / step) * step
 
     def log_prob(self, clean, y):
-        gap = y - clean
+        gap, step = y - clean, self.step.to(clean)
         if self.std == 0:
-            inside = flat(gap.abs() <= self.step / 2 * (1 + 1e-6)).all(1)
+            inside = flat(gap.abs() <= step / 2 * (1 + 1e-6)).all(1)
             return torch.where(inside, 0.0, -torch.inf).to(gap.dtype)
         # the cell is mirrored to the negative side, where both logs keep their digits
-        a, b = (-gap.abs() - self.step / 2) / self.std, (-gap.abs() + self.step / 2) / self.std
+        a, b = (-gap.abs() - step / 2) / self.std, (-gap.abs() + step / 2) / self.std
         upper, lower = torch.special.log_ndtr(b), torch.special.log_ndtr(a)
         return flat(upper + torch.log1p(-(lower - upper).exp())).sum(1)

@@ -16,6 +16,30 @@ from backdrift.inverse.svd import SVD
 from backdrift.posterior import expand, flat
 
 
+class Identity(LinearMeasurement):
+    """The picture itself, with noise: denoising; with `RoundedNoise`, quantisation to a few levels. y has x's shape."""
+
+    def __init__(self, event_shape: Sequence[int], noise: float | NoiseModel):
+        self.event_shape = self.shape = tuple(event_shape)
+        self.noise = noise_model(noise)
+
+    def forward(self, x):
+        return x
+
+    def adjoint(self, v):
+        return v
+
+    def solve(self, right, scale):
+        return right / (expand(scale, right) + self.variance(right))
+
+    def pinv(self, y):
+        return y
+
+    def svd(self):
+        values = torch.ones(math.prod(self.shape), dtype=torch.float64)
+        return SVD(values, flat, lambda c: c.view(-1, *self.event_shape), flat)
+
+
 class Inpaint(LinearMeasurement):
     """The pixels where a mask is 1, in a row.
 

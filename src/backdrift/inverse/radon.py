@@ -113,7 +113,7 @@ def _matrix(rays: Tensor, width: int) -> Tensor:
             places.append(torch.stack([ray[inside], pixel[inside]]))
             values.append(weight[inside] * STEP)
     size = (len(rays), width * width)
-    return torch.sparse_coo_tensor(torch.cat(places, 1), torch.cat(values), size).coalesce()
+    return torch.sparse_coo_tensor(torch.cat(places, 1), torch.cat(values), size, check_invariants=False).coalesce()
 
 
 def filtered(y: Tensor) -> Tensor:

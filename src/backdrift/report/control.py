@@ -21,14 +21,14 @@ from backdrift.report.run import curves
 from backdrift.run import Run
 from backdrift.sample import sample
 
-SHOWN, VERSIONS, STEPS, MEASURED = 12, 4, 15, 512
+SHOWN, VERSIONS, STEPS, MEASURED = 12, 4, 15, 256
 
 
 def sheet(denoiser: Denoiser, derived: Sequence[Derived], pictures: Pictures) -> Tensor:
     """Rows of `SHOWN`: held-out pictures, what is taken from them, and `VERSIONS` rows of samples that follow it."""
     x0, cond = _given(denoiser, derived, pictures, SHOWN)
     rows = [x0, *(_seen(value, x0) for value in cond.values())]
-    rows += [sample(denoiser, index=range(k * len(x0), (k + 1) * len(x0)), cond=cond, steps=STEPS) for k in range(4)]
+    rows += [sample(denoiser, index=range(len(x0)), cond=cond, steps=STEPS, seed=seed) for seed in range(VERSIONS)]
     return torch.cat(rows)
 
 

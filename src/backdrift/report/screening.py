@@ -19,9 +19,8 @@ SHOWN = 16  # measurements drawn on the page
 def write_screening(path: Path, found: Screening, measurement: Measurement, names: list[str], command: str) -> Path:
     """Write the page `path` and its figures as .json beside it; returns the path of the figures. names: (N,)."""
     figures = path.with_suffix(".json")
-    write_json(
-        figures, {"command": command, "usual": len(found.null["klip"].scores), "measurements": rows(found, names)}
-    )
+    usual = len(found.null["klip"].scores)
+    write_json(figures, {"command": command, "usual": usual, "measurements": rows(found, names)})
     parts = [
         page.text(
             f"KLIP is the divergence of the posterior from the prior, in nats. p: how rare a score is among those of "
@@ -33,9 +32,8 @@ def write_screening(path: Path, found: Screening, measurement: Measurement, name
         page.heading("Where"),
     ]
     for first in range(0, min(len(names), SHOWN), 4):
-        parts.append(
-            page.row([_pictures(found, measurement, k, names[k]) for k in range(first, min(first + 4, len(names)))])
-        )
+        few = range(first, min(first + 4, len(names)))
+        parts.append(page.row([_pictures(found, measurement, k, names[k]) for k in few]))
     parts.append(
         page.text(
             "From the left: the posterior's mean; its standard deviation; KLIP's map, red where the measurement is "

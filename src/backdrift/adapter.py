@@ -28,4 +28,5 @@ def adapt(base: Model, run: str | os.PathLike, strength: float = 1.0) -> Model:
     device = next(base.denoiser.parameters()).device
     network = load_network(run, device, replace(choice, base=str(base.folder)))
     network.net.strength = strength
-    return Model(network.around(network.net.merged()), base.classes, base.folder, base.decode, base.text)
+    # without a folder: what lies in the base's is not this model
+    return Model(network.around(network.net.merged()), base.classes, None, base.decode, base.text)

@@ -22,7 +22,7 @@ from backdrift.train.checkpoint import write
 _FETCHED = ["*.json", "*.safetensors"]
 _NOT_FETCHED = ["*.fp16.*", "*.non_ema.*", "text_encoder*/*", "safety_checker/*", "tokenizer*/*"]
 _OURS = ("config.json", "model.safetensors", "plans", "README.md", ".cache", ".git", ".gitattributes")
-_PATHS = ("path", "start_from")  # entries of a config that name files
+_PATHS = ("path", "start_from", "base")  # entries of a config that name files
 
 
 def local(name: str | os.PathLike) -> Path:

@@ -71,9 +71,33 @@ def test_enlarging_keeps_the_averages(digits_run):
 
 def test_relabelling_to_the_same_label_returns(cli, digits_run, files):
     out, picture = files / "sheet.png", np.asarray(Image.open(files / "in.png")).astype(int)
-    words = ("--image", files / "in.png", "--before", 4, "--label", 4, "--out", out)
+    words = ("--image", files / "in.png", "--before", 4, "--label", 4, "--n", 2, "--out", out)
     assert cli("edit", digits_run, *words).status == 0
-    assert np.abs(tile(out, 1).astype(int) - picture).mean() < 2
+    assert all(np.abs(tile(out, i).astype(int) - picture).mean() < 2 for i in (1, 2))
+
+
+def test_the_way_to_another_picture_ends_there(cli, digits_run, files):
+    rng = np.random.default_rng(1)
+    Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).save(files / "other.png")
+    out = files / "sheet.png"
+    words = ("--image", files / "in.png", "--to", files / "other.png", "--n", 3, "--out", out)
+    assert cli("edit", digits_run, *words).status == 0
+    here, there = (np.asarray(Image.open(files / name)).astype(int) for name in ("in.png", "other.png"))
+    first, middle, last = (tile(out, i).astype(int) for i in (1, 2, 3))
+    assert np.abs(first - here).mean() < 2 and np.abs(last - there).mean() < 2
+    assert np.abs(middle - here).mean() > 5 and np.abs(middle - there).mean() > 5
+
+
+@pytest.mark.parametrize("how", [("--strength", 0.5), ("--vary", 0.4, "--strength", 0.6), ("--mask", "mask.png")])
+def test_a_result_is_the_same_in_any_company(cli, digits_run, files, monkeypatch, how):
+    monkeypatch.chdir(files)
+    many = ("--image", "in.png", *how, "--steps", 4, "--n", 4, "--out", "many.png")
+    one = ("--image", "in.png", *how, "--steps", 4, "--index", 2, "--out", "one.png")
+    assert cli("edit", digits_run, *many).status == cli("edit", digits_run, *one).status == 0
+    first = 2 if "--mask" in how else 1
+    alone, among = tile("one.png", first).astype(int), tile("many.png", first + 2).astype(int)
+    assert np.abs(alone - among).max() <= 1
+    assert (among != tile("many.png", first + 1)).any()
 
 
 @pytest.mark.parametrize(
@@ -86,7 +110,11 @@ def test_relabelling_to_the_same_label_returns(cli, digits_run, files):
         (("--image", "in.png", "--strength", "1.5"), "strength"),
         (("--image", "in.png", "--rounds", "2"), "belong to a --mask"),
         (("--image", "in.png", "--mask", "mask.png", "--vary", "0.2"), "choose one"),
-        (("--image", "in.png", "--vary", "0.2", "--strength", "0.2"), "leave one"),
+        (("--image", "in.png", "--before", "1", "--label", "2", "--strength", "0.2"), "leave one"),
+        (("--image", "in.png", "--index"), "numbers from 0"),
+        (("--image", "in.png", "--to", "low.png"), "8 x 4 pixels"),
+        (("--image", "in.png", "--to", "in.png", "--n", "1"), "at least 2"),
+        (("--image", "in.png", "--label", "3", "--guidance", "nan"), "A guidance weight is 0"),
         (("--image", "in.png", "--before", "1"), "add --label"),
         (("--image", "in.png", "--label", "12"), "no label"),
         (("--image", "in.png", "--n", "0"), "at least one"),

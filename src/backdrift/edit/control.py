@@ -6,7 +6,7 @@ in `cond`, of the size of its samples (`backdrift.data.derived` says what is in 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
@@ -67,12 +67,14 @@ def fill(
     steps: int = 20,
     cond: Mapping | None = None,
     seed: int = 0,
+    index: Sequence[int] | None = None,
 ) -> Tensor:
     """Pictures with the unknown part made by a model that was trained for it; known pixels are exact.
 
     denoiser: one that takes the conditions "known" and "mask" (`data.derived.KnownPixels`). x0: (B, *event), whose
     unknown part does not matter. mask: (H, W), (1, H, W) or (B, 1, H, W) in [0, 1], 1 where the picture is known; where
-    it is less, the model is told nothing, and what it makes is blended with x0. cond: further conditions.
+    it is less, the model is told nothing, and what it makes is blended with x0. cond: further conditions. index: the
+    numbers of the samples under `seed`.
 
     Raises `UserError` for another model, or a mask of another size.
     """
@@ -88,5 +90,6 @@ def fill(
     mask = mask.to(x0).reshape(-1, 1, *x0.shape[-2:]).expand(len(x0), -1, -1, -1)
     whole = (mask == 1).to(x0)
     told = {**(cond or {}), "known": x0 * whole, "mask": whole}
-    made = sample(denoiser, index=range(len(x0)), solver=solver, steps=steps, cond=told, seed=seed)
+    index = range(len(x0)) if index is None else index
+    made = sample(denoiser, index=index, solver=solver, steps=steps, cond=told, seed=seed)
     return blend(x0, made, mask)

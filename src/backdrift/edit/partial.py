@@ -16,6 +16,7 @@ from torch import Tensor
 from backdrift.config import kind
 from backdrift.denoiser import Denoiser
 from backdrift.errors import UserError
+from backdrift.guide.classifier_free import ClassifierFree
 from backdrift.noise import Noise
 from backdrift.posterior import expand
 from backdrift.process.gaussian import Gaussian
@@ -82,26 +83,37 @@ def vary(
     x0: Tensor,
     share: float,
     *,
+    strength: float = 1.0,
     cond: Mapping | None = None,
     steps: int = 25,
     seed: int = 0,
     index: Sequence[int] | None = None,
 ) -> Tensor:
-    """Variations of x0 (B, *event): its noise by inversion, turned by `share` towards a fresh one, and back.
+    """Variations of x0 (B, *event): along its flow towards noise, part of that noise made anew, and back.
 
-    share: of a quarter turn; 0 returns x0 within the flow's error, 1 is a new sample. Unlike `sdedit` it changes coarse
-    and fine features together. steps: of the flow, of four evaluations each.
+    strength: how far towards noise; below 1, what larger noise would decide is kept. share: of a quarter turn from the
+    picture's own noise at that level to a fresh one: 0 returns x0 within the flow's error; 1 is all fresh, a new sample
+    at strength 1 and `sdedit` by the flow below. The law of pictures is kept exactly, for any share and strength: the
+    state is carried to where cos of the turn of the noise is there already, and the process itself adds the rest.
+    steps: of the flow, of four evaluations each.
 
-    Raises `UserError` for a share outside [0, 1].
+    Raises `UserError` for a share outside [0, 1] or a strength outside (0, 1].
     """
     if not 0 <= share <= 1:
-        raise UserError(f"A variation takes a share from 0 (the same) to 1 (a new sample), not {share}.")
+        raise UserError(f"A variation takes a share from 0 (the same) to 1 (all noise is new), not {share}.")
     check_event(denoiser, x0)
+    top, turn = time_of(denoiser, strength), share * math.pi / 2
     index = torch.arange(len(x0)) if index is None else torch.as_tensor(index, dtype=torch.int64)
-    noise = invert(denoiser, x0, cond=cond, steps=steps)
-    fresh = denoiser.process.prior(noise, Noise(seed, index).at("vary"))
-    turn = share * math.pi / 2
-    return carry(denoiser, math.cos(turn) * noise + math.sin(turn) * fresh, 1.0, 0.0, cond=cond, steps=steps)
+    noise = Noise(seed, index).at("vary")
+    if top == 1:
+        own = invert(denoiser, x0, cond=cond, steps=steps)
+        state = math.cos(turn) * own + math.sin(turn) * denoiser.process.prior(own, noise)
+    else:
+        # noise over signal of cos times that at the top, so that sin^2 of the variance at the top is still to come
+        logsnr = denoiser.process.schedule.logsnr(top) - 2 * math.log(max(math.cos(turn), 1e-12))
+        low = min(float(denoiser.process.schedule.time(logsnr).clamp(0, 1)), top)
+        state = denoiser.process.corrupt(carry(denoiser, x0, 0.0, low, cond=cond, steps=steps), top, noise, low)
+    return carry(denoiser, state, top, 0.0, cond=cond, steps=steps)
 
 
 def recondition(
@@ -117,6 +129,23 @@ def recondition(
     return carry(denoiser, noise, 1.0, 0.0, cond=after, steps=steps)
 
 
+def between_conditions(
+    denoiser: Denoiser, x0: Tensor, before: Mapping, after: Mapping, count: int, *, steps: int = 25
+) -> Tensor:
+    """`count` pictures on the way of each x0 (B, *event) from one condition to another: (count, B, *event), both ends
+    included. The noise stays the picture's own under `before`; on the way the belief is before.lerp(after, share).
+
+    The first is x0 within the flow's error, the last `recondition`. Raises `UserError` for fewer than 2.
+    """
+    if count < 2:
+        raise UserError(f"A way between two conditions has at least 2 pictures, not {count}.")
+    check_event(denoiser, x0)
+    noise = invert(denoiser, x0, cond=before, steps=steps)
+    shares = [k / (count - 1) for k in range(count)]
+    steered = [ClassifierFree(denoiser, share, tuple(after), before) for share in shares]
+    return torch.stack([carry(each, noise, 1.0, 0.0, cond=after, steps=steps) for each in steered])
+
+
 def check_event(denoiser: Denoiser, x0: Tensor) -> None:
     """Raises `UserError` unless x0 has the model's shape."""
     if tuple(x0.shape[1:]) != tuple(denoiser.event_shape):
@@ -124,6 +153,21 @@ def check_event(denoiser: Denoiser, x0: Tensor) -> None:
 
 
 def blend(known: Tensor, made: Tensor, mask: Tensor) -> Tensor:
-    """`known` where mask is 1, exactly, `made` where it is 0, and between them in proportion."""
+    """`known` where mask is 1, exactly, `made` where it is 0, and between them in proportion.
+
+    Raises `UserError` for a mask of another size.
+    """
     mask = expand(mask, made) if mask.ndim < 2 else mask.to(made)
+    check_mask(mask, made.shape)
     return torch.where(mask == 1, known, mask * known + (1 - mask) * made)
+
+
+def check_mask(mask: Tensor, shape: Sequence[int]) -> None:
+    """Raises `UserError` unless a mask spreads over pictures of `shape` (B, *event)."""
+    try:
+        fits = torch.broadcast_shapes(mask.shape, shape) == tuple(shape)
+    except RuntimeError:
+        fits = False
+    if not fits:
+        sizes = (" x ".join(map(str, sides)) for sides in (mask.shape, shape[1:]))
+        raise UserError("The mask is {} and the pictures are {}: make them of one size.".format(*sizes))

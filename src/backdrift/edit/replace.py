@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from backdrift.edit.partial import check_event
+from backdrift.edit.partial import check_event, check_mask
 from backdrift.errors import UserError
 from backdrift.noise import Noise
 from backdrift.process.gaussian import Gaussian
@@ -31,6 +31,8 @@ class Masked:
     """The projection onto the pixels of a mask: x times mask. mask: (1 or B, *event) or (*event), in [0, 1].
 
     Between 0 and 1, at soft edges, known and made are blended in proportion at every level.
+
+    Raises `UserError` for other values, and when called for pictures of another size.
     """
 
     mask: Tensor
@@ -40,6 +42,7 @@ class Masked:
             raise UserError("A mask lies between 0 (to be made) and 1 (known).")
 
     def __call__(self, x: Tensor) -> Tensor:
+        check_mask(self.mask, x.shape)
         return x * self.mask.to(x)
 
 

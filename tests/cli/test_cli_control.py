@@ -75,6 +75,9 @@ def test_pictures_are_followed_from_the_command_line(runs, cli, picture, tmp_pat
     sheet = tmp_path / "out.png"
     assert cli("sample", runs / "control", "--control", picture, "--n", 4, "--steps", 2, "--out", sheet).status == 0
     assert cli("sample", runs / "control", "--hint", picture, "--n", 2, "--steps", 2, "--out", sheet).status == 0
+    guided = ("--label", 3, "--guidance", 2, "--interval", 0.2, 5)
+    words = ("sample", runs / "control", "--control", picture, "--n", 2, "--steps", 2, "--out", sheet)
+    assert cli(*words, *guided).status == 0
     Image.fromarray(np.zeros((9, 8), np.uint8)).save(tmp_path / "large.png")
     assert "8 x 9" in refused("sample", runs / "control", "--control", tmp_path / "large.png")
     assert "not trained to follow" in refused("sample", digits_run, "--control", picture)

@@ -117,7 +117,7 @@ def sampler(options: Sample):
     model = load(options.run, options.device, None if options.net is None else FileNet.of(options.net))
     if options.adapter is not None:
         model = adapt(model, options.adapter, 1.0 if options.strength is None else options.strength)
-    how = fit(options.fit, (255, 255, 255))
+    pictured = hints(model, options.control, options.hint, fit(options.fit, (255, 255, 255)))
     cond = read_conditions(options.cond)
     texts, guidance = options.text, options.guidance
     if options.steer.typed():
@@ -127,8 +127,7 @@ def sampler(options: Sample):
         guidance = 1.0
     labels = model.labels(list(options.label), len(options.label)) if options.label else None
     model.texts(texts, len(texts or ()))  # refused before the first sample, not in the middle
-    cond |= hints(model, options.control, options.hint, how)
-
+    cond |= pictured
     prior = None if options.prior is None else load(options.prior, options.device)
 
     def represented(index: list[int], label: list[int] | None) -> dict:

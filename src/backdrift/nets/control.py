@@ -123,4 +123,4 @@ def joins(base: UNet | MPUNet | DiT):
 
 def half(base: DiT) -> int:
     """How many of a transformer's blocks are copied."""
-    return len(base.blocks[: (base.config["depth"] + 1) // 2])
+    return (base.config["depth"] + 1) // 2

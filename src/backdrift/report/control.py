@@ -40,14 +40,16 @@ def filled(denoiser: Denoiser, pictures: Pictures) -> Tensor:
     return torch.cat(rows)
 
 
-def follow(denoiser: Denoiser, derived: Sequence[Derived], pictures: Pictures, count: int = MEASURED) -> list[dict]:
+def follow(
+    denoiser: Denoiser, derived: Sequence[Derived], pictures: Pictures, count: int = MEASURED, seed: int = 0
+) -> list[dict]:
     """How well samples follow the conditions of held-out pictures, and two floors, as rows for a table.
 
     without: samples of the base alone, from the same noise. others: the real pictures, each against its neighbour's.
     """
     x0, cond = _given(denoiser, derived, pictures, count)
-    made = sample(denoiser, index=range(len(x0)), cond=cond, steps=STEPS)
-    free = sample(denoiser, index=range(len(x0)), steps=STEPS)
+    made = sample(denoiser, index=range(len(x0)), cond=cond, steps=STEPS, seed=seed)
+    free = sample(denoiser, index=range(len(x0)), steps=STEPS, seed=seed)
     rows = []
     for each in (one for one in derived if type(one) in MEASURES):
         name, words, _ = MEASURES[type(each)]

@@ -41,7 +41,8 @@ class Model:
     """denoiser: the network. classes: the names of its labels, () without. folder: its run, or None.
 
     decode: from what the denoiser makes to pictures, where these differ (a latent model's decoder), or None.
-    text: what reads texts, for a model that was trained with them, or None.
+    text: what reads texts, for a model that was trained with them, or None. unguided: why it cannot be guided away from
+    its own belief without a condition, in a sentence; "" where it can.
     """
 
     def __init__(
@@ -51,12 +52,14 @@ class Model:
         folder: Path | None = None,
         decode: Callable[[Tensor], Tensor] | None = None,
         text: TextEncoder | None = None,
+        unguided: str = "",
     ):
         self.denoiser = denoiser.eval().requires_grad_(False)
         self.classes = tuple(classes)
         self.folder = None if folder is None else Path(folder)
         self.decode = decode
         self.text = text
+        self.unguided = unguided
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -68,7 +71,8 @@ class Model:
 
         classes: of the labels that it then follows, where they are others.
         """
-        return Model(denoiser, self.classes if classes is None else classes, None, self.decode, self.text)
+        known = self.classes if classes is None else classes
+        return Model(denoiser, known, None, self.decode, self.text, self.unguided)
 
     def labels(self, label: int | str | Sequence[int | str] | Tensor | None, count: int) -> Tensor | None:
         """Numbers or names of classes as LongTensor (count,); one label is repeated.
@@ -117,10 +121,12 @@ class Model:
     def guided(self, guidance: float, cond: Mapping | None) -> Denoiser:
         """The denoiser under classifier-free guidance of this weight; 1 is the model itself.
 
-        Raises `UserError` where there is no condition to exaggerate.
+        Raises `UserError` where there is no condition to exaggerate, or no belief without one.
         """
         if guidance == 1:
             return self.denoiser
+        if self.unguided:
+            raise UserError(self.unguided)
         if not cond:
             raise UserError(f"Guidance {guidance:g} needs a condition to follow, such as label=3 or a text.")
         pictures = pictures_of(self.denoiser)
@@ -154,9 +160,10 @@ class Model:
         """n pictures, (n, C, H, W) in [-1, 1] up to overshoot.
 
         label: a class or one per sample, by number or name; None is unconditional. text: what to show, or one text per
-        sample. guidance: 1 follows label and text, more exaggerates them. index: which samples of the seed, such as [7]; sample i is the same picture in any batch. steps:
-        calls of the denoiser. Where solver, grid and plan are left out, a plan tuned for these steps and this guidance
-        is used if the run has one. batch: samples per call, for memory only. cond: further conditions, (n, ...) each.
+        sample. guidance: 1 follows label and text, more exaggerates them. index: which samples of the seed, such as
+        [7]; sample i is the same picture in any batch. steps: calls of the denoiser. Where solver, grid and plan are
+        left out, a plan tuned for these steps and this guidance is used if the run has one. batch: samples per call,
+        for memory only. cond: further conditions, (n, ...) each.
         control: the picture that a model trained to follow one follows, (K, H, W) or one per sample, or several by
         name (`hint` makes them of an ordinary picture).
         """
@@ -286,7 +293,24 @@ def load_encoder(folder: str | os.PathLike, device: str | torch.device | None = 
 
 def of_run(network: Denoiser, config: dict, folder: Path | None = None) -> Model:
     """The model around the `network` of a run, which `config` describes."""
-    return Model(network, config["data"]["classes"], folder, text=from_config(config["options"]).text)
+    options, classes = from_config(config["options"]), config["data"]["classes"]
+    return Model(network, classes, folder, text=options.text, unguided=unguided(options))
+
+
+def unguided(options: TrainOptions) -> str:
+    """Why a model that was trained so cannot be guided away from its belief without a condition; "" where it can."""
+    weight = getattr(options.objective, "guidance", None)
+    if weight is not None:
+        return (
+            f"This student was distilled at guidance {weight:g} and has it within, so no other can be asked for: leave "
+            "guidance out, or distil once more with another."
+        )
+    if options.label_dropout == 0:
+        return (
+            "This run saw every condition in training (label dropout 0), so there is no belief without one to guide "
+            "away from: train with --label-dropout 0.1, or guide by --weak or --classifier."
+        )
+    return ""
 
 
 def _foreign(path: Path, device: torch.device) -> Model:

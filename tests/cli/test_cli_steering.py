@@ -6,7 +6,10 @@ import torch
 from PIL import Image
 
 import backdrift as bd
+from backdrift.fewstep.consistency import ConsistencyDistillation
 from backdrift.guide import Annealed, AutoGuidance, ClassifierFree, Interval, Projected, Rescaled
+from backdrift.model import unguided
+from command import TINY
 
 
 def pictures(path, count):
@@ -87,3 +90,24 @@ def test_a_folder_remembers_the_steering(cli, refused, digits_run, tmp_path):
 def test_mistakes(refused, digits_run, tmp_path, monkeypatch, words, sentence):
     monkeypatch.chdir(tmp_path)
     assert sentence in refused("sample", digits_run, *words.split())
+
+
+def test_a_run_that_never_hid_a_label_is_not_guided_away_from_having_none(cli, refused, digits_run, tmp_path):
+    run = tmp_path / "run"
+    assert cli("train", "--run", run, *TINY, "--label-dropout", 0).status == 0
+    report = (run / "report.html").read_text()
+    assert "guidance 1, 10 evaluations" in report and "guidance 2" not in report
+    words = ("sample", run, "--label", 3, "--n", 2, "--steps", 2, "--out", tmp_path / "grid.png")
+    for further in ((), ("--interval", 0.1, 2)):
+        assert "saw every condition in training" in refused(*words, "--guidance", 2, *further)
+    assert "saw every condition" in refused("sweep", run, "--weights", 1, 2, "--n", 20)
+    assert cli(*words).status == 0 and cli(*words, "--guidance", 2, "--weak", digits_run).status == 0
+
+
+def test_a_student_has_the_guidance_that_it_was_distilled_with():
+    options = bd.TrainOptions(objective=ConsistencyDistillation(steps=8, guidance=2.0))
+    assert "distilled at guidance 2" in unguided(options) and unguided(bd.TrainOptions()) == ""
+    denoiser = bd.exact.Gaussian(torch.zeros(2), 1.0).denoiser(bd.process.Gaussian(bd.schedule.VP()))
+    student = bd.Model(denoiser, ("a", "b"), unguided=unguided(options))
+    with pytest.raises(bd.UserError, match="no other can be asked for"):
+        student.sample(2, label=1, guidance=3.0)

@@ -91,7 +91,7 @@ def one_run(options: Evaluate) -> None:
         pictures,
         n=options.n,
         steps=options.steps,
-        guidance=options.guidance,
+        guidance=1.0 if model.unguided else options.guidance,
         features=features(list(options.features), train),
         seed=options.seed,
     )

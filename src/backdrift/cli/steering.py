@@ -69,5 +69,7 @@ class Steering:
             return model.around(AutoGuidance(denoiser, load(self.weak).denoiser, weight, mixing))
         against = None if self.against is None else {"label": model.labels(self.against, 1)}
         if guidance != 1:
+            if model.unguided:
+                raise UserError(model.unguided)
             denoiser = ClassifierFree(denoiser, weight, names, against, mixing)
         return model.around(denoiser)

@@ -71,7 +71,8 @@ def _samples(models: Sequence[Model], names, n: int, steps: int, guidance: float
         how = {"steps": steps, "seed": seed}
         if model.classes:
             label = [k for k in range(min(len(model.classes), CLASSES)) for _ in range(COLUMNS)]
-            made, words = model.sample(len(label), label=label, guidance=guidance, **how), f", guidance {guidance:g}"
+            weight = 1.0 if model.unguided else guidance
+            made, words = model.sample(len(label), label=label, guidance=weight, **how), f", guidance {weight:g}"
         else:
             made, words = model.sample(n, **how), ""
         figures.append(page.picture(grid_png(made.cpu(), COLUMNS), name + words))

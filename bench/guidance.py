@@ -3,14 +3,16 @@
     python bench/guidance.py runs/digits --weak runs/weak --seeds 5
 
 where runs/weak is smaller and less trained, on the same data (backdrift train --unet.width 16 --steps 150). Prints,
-as JSON, for each way and weight the label agreement, Fréchet distance, precision and recall of every seed, and floors.
+as JSON, for each seed, way and weight, label agreement, Fréchet distance, precision and recall, each with its floor.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections import defaultdict
 from pathlib import Path
+from statistics import fmean
 
 from backdrift import data, load
 from backdrift.cli.steering import Steering
@@ -26,7 +28,7 @@ def main() -> None:
     parser.add_argument("run")
     parser.add_argument("--weak", type=Path)
     parser.add_argument("--interval", type=float, nargs=2, default=(0.3, 2.0))
-    parser.add_argument("--weights", type=float, nargs="+", default=(1.0, 1.25, 1.5, 2.0, 3.0))
+    parser.add_argument("--weights", type=float, nargs="+", default=(1.0, 1.5, 2.0, 3.0))
     parser.add_argument("--n", type=int, default=1000)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=5)
@@ -37,11 +39,12 @@ def main() -> None:
     ways = {"plain": Steering(), "interval": Steering(interval=tuple(arguments.interval))}
     if arguments.weak:
         ways["auto"] = Steering(weak=arguments.weak)
-    for way, steering in ways.items():
-        # weight 1 is the same model in every way
-        weights = [w for w in arguments.weights if w != 1 or way == "plain"]
-        found = [
-            sweep(
+    rows = defaultdict(list)
+    for seed in range(arguments.seeds):
+        for way, steering in ways.items():
+            # weight 1 is the same model in every way
+            weights = [w for w in arguments.weights if w != 1 or way == "plain"]
+            found = sweep(
                 lambda w, steering=steering: steering.around(model, w, ("label",)),
                 pictures,
                 weights,
@@ -50,12 +53,17 @@ def main() -> None:
                 features=features,
                 seed=seed,
             )
-            for seed in range(arguments.seeds)
-        ]
-        for i, weight in enumerate(weights):
-            row = {name: [round(each.rows(name)[i].value, 4) for each in found] for name in NAMES}
-            floor = {f"{name} floor": [round(each.rows(name)[i].floor, 4) for each in found] for name in NAMES}
-            print(json.dumps({"way": way, "weight": weight, **row, **floor}), flush=True)
+            for i, weight in enumerate(weights):
+                figures = {name: found.rows(name)[i] for name in NAMES}
+                row = {name: (round(figure.value, 4), round(figure.floor, 4)) for name, figure in figures.items()}
+                rows[way, weight].append(row)
+                print(json.dumps({"seed": seed, "way": way, "weight": weight, **row}), flush=True)
+    for (way, weight), each in rows.items():
+        means = {
+            name: [round(fmean(values), 4) for values in zip(*(row[name] for row in each), strict=True)]
+            for name in NAMES
+        }
+        print(json.dumps({"mean of": len(each), "way": way, "weight": weight, **means}))
 
 
 if __name__ == "__main__":

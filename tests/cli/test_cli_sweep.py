@@ -55,6 +55,7 @@ def test_page(swept):
     page = swept.read_text()
     for words in ("Precision against recall", "weights 0, 1, 3 from above", "Floor: 5 random sets", "backdrift sweep"):
         assert words in page
+    assert "Precision against recall" in swept.with_suffix(".svg").read_text()
 
 
 def test_steering_shapes_every_weight(cli, digits_run, tmp_path):

@@ -17,7 +17,7 @@ from backdrift.errors import UserError
 class Sweep:
     """What guidance does to a run's samples: the same noises under several weights, and fidelity against diversity.
 
-    Writes a page (.html), the grid (.png) and the figures (.json).
+    Writes a page (.html), the grid (.png), the curve of precision against recall (.svg) and the figures (.json).
     """
 
     run: Positional[Path]
@@ -88,7 +88,7 @@ def main(arguments: list[str]) -> None:
     )
     for line in found.lines():
         say(line)
-    for what, path in zip(("page", "grid", "figures"), paths, strict=True):
+    for what, path in zip(("page", "grid", "curve", "figures"), paths, strict=True):
         say(f"{what:<7} {path}")
 
 

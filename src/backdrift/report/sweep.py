@@ -10,16 +10,17 @@ from backdrift.data import grid_png, save_grid
 from backdrift.evaluate.sweep import Swept
 from backdrift.files import write_json, write_text
 from backdrift.report import page
-from backdrift.report.chart import Axis, Curve, chart
+from backdrift.report.chart import Axis, Curve, chart, standalone
 
 
 def write_sweep(path: Path, found: Swept, shown: Tensor, columns: int, title: str, command: str) -> list[Path]:
-    """Write the page `path`, and beside it the grid as .png and the figures as .json; returns the three paths.
+    """Write the page `path`, and beside it grid (.png), curve (.svg) and figures (.json); returns the four paths.
 
     shown: pictures (weights x columns, C, H, W), a row for each weight, the same noise and label down a column.
     """
-    grid, figures = path.with_suffix(".png"), path.with_suffix(".json")
+    charts, (grid, curve, figures) = _charts(found), (path.with_suffix(end) for end in (".png", ".svg", ".json"))
     save_grid(shown, grid, columns=columns)
+    write_text(curve, standalone(charts[0]))
     write_json(figures, {"command": command, **found.to_dict()})
     listed = ", ".join(f"{w:g}" for w in found.weights)
     note = (
@@ -30,14 +31,14 @@ def write_sweep(path: Path, found: Swept, shown: Tensor, columns: int, title: st
     parts = [
         page.picture(grid_png(shown, columns=columns), f"weights {listed} from above; a noise and label per column"),
         page.heading("Fidelity against diversity"),
-        page.row(_charts(found)),
+        page.row(charts),
         page.code("\n".join(found.lines())),
         page.text(note, "note"),
         page.heading("The command that repeats this sweep"),
         page.code(command),
     ]
     write_text(path, page.Page(title, parts).html())
-    return [path, grid, figures]
+    return [path, grid, curve, figures]
 
 
 def _charts(found: Swept) -> list[str]:

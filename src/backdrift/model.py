@@ -331,8 +331,10 @@ def train(
     net: nn.Module | None = None,
     shard: bool = False,
     progress: bool = True,
-) -> Model:
+) -> Model | nn.Module:
     """Train on the training part of `pictures` and return the model.
+
+    An objective that trains something else than a denoiser gives that: `Classification` a `guide.NoisyClassifier`.
 
     options: by default chosen by the size of the pictures. run: the folder to keep (and, called again, to continue);
     None keeps nothing. start_from: another run, whose weights are the start. net: a module of your own, called as
@@ -353,4 +355,6 @@ def train(
             shard=shard,
             on_progress=on_progress,
         )
+    if not isinstance(trained.network, Denoiser):
+        return trained.network
     return of_run(trained.network, trained.config, None if run is None else Path(run))

@@ -14,7 +14,6 @@ from backdrift.cli import main
 from backdrift.evaluate.noisy import accuracy_by_noise, bayes
 from backdrift.guide import Classifier, exact_classifier
 from backdrift.objective import Classification
-from backdrift.train.loop import train
 from backdrift.train.networks import HalfUNetChoice
 from backdrift.train.options import for_pictures
 from backdrift.train.training import Training
@@ -117,7 +116,8 @@ def test_it_learns(tmp_path):
     made = for_pictures(pictures)
     net = HalfUNetChoice(width=16, multipliers=(1, 2), blocks=1, attention=())
     options = replace(made, steps=80, batch=32, net=net, objective=Classification(), label_dropout=0.0, lr=5e-3)
-    levels = accuracy_by_noise(train(pictures, options).network, pictures)
+    classifier = bd.train(pictures, options, progress=False)
+    levels = accuracy_by_noise(classifier, pictures)
     assert levels[0].classifier.value > 0.9 and levels[-1].classifier.value < 0.9
 
 
@@ -145,3 +145,5 @@ def test_mistakes(refused, digits_run, classifier_run, tmp_path):
     colour = bd.exact.Gaussian(torch.zeros(3, 8, 8), 1.0).denoiser(bd.process.Gaussian(bd.schedule.VP()))
     with pytest.raises(bd.UserError, match=r"shape \(1, 8, 8\), not \(3, 8, 8\)"):
         Classifier(colour, bd.load_classifier(classifier_run))
+    with pytest.raises(bd.UserError, match="a label from 0 to 9 for every sample"):
+        bd.load_classifier(classifier_run)(torch.zeros(2, 1, 8, 8), 0.5, {"label": torch.tensor([3, 10])})

@@ -63,9 +63,13 @@ class NoisyClassifier(nn.Module):
         return self.net((expand(scale, xt) * xt).float(), noise)
 
     def forward(self, xt: Tensor, t: float | Tensor, cond: Mapping) -> Tensor:
-        """log p(cond["label"] | x_t), (B,)."""
-        log_probs = self.logits(xt, t).log_softmax(-1)
-        return log_probs.gather(1, cond["label"].to(log_probs.device).view(-1, 1)).squeeze(1).to(xt)
+        """log p(cond["label"] | x_t), (B,). Raises `UserError` without a label, or for the one that means none."""
+        log_probs, label = self.logits(xt, t).log_softmax(-1), (cond or {}).get("label")
+        if label is None or bool((label >= log_probs.shape[1]).any()):
+            raise UserError(
+                f"A classifier needs a label from 0 to {log_probs.shape[1] - 1} for every sample, none hidden."
+            )
+        return log_probs.gather(1, label.to(log_probs.device).view(-1, 1)).squeeze(1).to(xt)
 
 
 def exact_classifier(denoiser: TensorDenoiser) -> Callable[[Tensor, Tensor, Mapping], Tensor]:

@@ -66,7 +66,8 @@ def facts(run: Run) -> list[tuple[str, str]]:
 
 def _words(choice: dict) -> str:
     name = choice["kind"].split(".")[-1]
-    values = ", ".join(f"{key} {value}" for key, value in choice.items() if key != "kind")
+    nested = {key: _words(value) for key, value in choice.items() if isinstance(value, dict) and "kind" in value}
+    values = ", ".join(f"{key} {value}" for key, value in {**choice, **nested}.items() if key != "kind")
     return f"{name} ({values})" if values else name
 
 

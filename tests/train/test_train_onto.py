@@ -11,6 +11,8 @@ from backdrift.data.derived import Edges, KnownPixels
 from backdrift.data.scenes import scenes
 from backdrift.errors import UserError
 from backdrift.run import Run
+from backdrift.train.distributed import World
+from backdrift.train.loop import check
 from backdrift.train.networks import DiTChoice, FileNet, UNetChoice
 from backdrift.train.onto import AdaptedChoice, BesideChoice, ControlledChoice, weights_of
 from backdrift.train.options import TrainOptions
@@ -80,6 +82,12 @@ def test_the_scale_is_the_bases(told):
     other = bd.train(pictures, replace(options, std=2 * std), progress=False)
     assert other.denoiser.sigma_data == 2 * std
     assert bd.load(base).denoiser.sigma_data == std
+
+
+def test_what_stands_on_a_run_is_not_sharded():
+    made = TrainOptions(net=BesideChoice(SMALL, {"known": 1}), batch=8)
+    with pytest.raises(UserError, match="stand by themselves"):
+        check(made, World(0, 2, torch.device("cpu")), shard=True)
 
 
 def test_nobody_elses_code_is_run(tmp_path):

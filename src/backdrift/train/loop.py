@@ -28,6 +28,7 @@ from backdrift.train import checkpoint, distributed, guard, metrics, posthoc, sh
 from backdrift.train.distributed import ProcessLost, World
 from backdrift.train.identity import describe, flat, refuse_changes
 from backdrift.train.networks import GivenNet, NetChoice
+from backdrift.train.onto import Onto
 from backdrift.train.options import TrainOptions, for_pictures
 from backdrift.train.precision import Precision, resolve
 from backdrift.train.randomness import own_randomness
@@ -68,7 +69,7 @@ def train(
     command: Sequence[str] = (),
     on_progress: Callable[[Progress], None] | None = None,
     on_notice: Callable[[str], None] | None = None,
-    on_sample: Callable[[int, Denoiser], None] | None = None,
+    on_sample: Callable[[int, Denoiser], dict | None] | None = None,
     on_record: Callable[[dict], None] | None = None,
     shard: bool = False,
 ) -> Trained:
@@ -77,8 +78,8 @@ def train(
     options: `for_pictures(pictures)` by default. run: the folder to write; None keeps everything in memory.
     start_from: another run (or its model.safetensors), whose averaged weights are the start. net: a module to train in
     place of `options.net`, in place, called as net(x, noise, cond). command: recorded in the config. on_sample: called
-    with the step and the averaged network every `sample_every` steps. on_record: called with every record that goes
-    into metrics.jsonl (`trackers`).
+    with the step and the averaged network every `sample_every` steps; what it returns is recorded. on_record: called
+    with every record that goes into metrics.jsonl (`trackers`).
 
     Under torchrun every process calls this with the same arguments and gets the same network; process 0 alone writes
     and calls back. shard: split weights, averages and moments over the processes (`distributed`).
@@ -149,6 +150,8 @@ def check(options: TrainOptions, world: World, shard: bool) -> None:
         raise UserError(
             "Sharding serves the denoising loss without self-conditioning only; leave out one or the other."
         )
+    if isinstance(options.net, Onto):
+        raise UserError("Sharding serves networks that stand by themselves, not what is trained upon another run.")
     sharded.storage()
 
 
@@ -243,7 +246,9 @@ def _loop(
             mean, by_noise = training.validate()
             record(validation_loss=mean, validation_by_noise=by_noise)
         if on_sample and due(step, options.sample_every, options.steps):
-            _sample(training, on_sample)
+            shown = _sample(training, on_sample)
+            if shown:
+                record(**shown)
         if step in snapshots:
             averages = training.snapshot()
             if world.first:
@@ -280,12 +285,13 @@ def _save_model(training: Training, run: Run, config: dict) -> None:
         run.save_model(average.net, config, training.step)
 
 
-def _sample(training: Training, on_sample: Callable[[int, Denoiser], None]) -> None:
-    average = training.average()
+def _sample(training: Training, on_sample: Callable[[int, Denoiser], dict | None]) -> dict | None:
+    average, shown = training.average(), None
     if training.world.first:
-        on_sample(training.step, average.to(training.device))
+        shown = on_sample(training.step, average.to(training.device))
         if training.sharded:
             average.cpu()  # where it waits: an accelerator holds shares only
+    return shown
 
 
 def due(step: int, every: int, last: int) -> bool:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import backdrift as bd
-from backdrift.run import Run
+from backdrift.run import Run, load_network
 
 NET = ("--encoder.width", 16, "--encoder.size", 8, "--precision", "fp32")
 WORDS = ("--task", "encoder", *NET, "--checkpoint-every", 4)
@@ -93,6 +93,11 @@ def both_runs(tmp_path_factory, encoder_run):
         with pytest.raises(SystemExit) as ended:
             main(["train", *map(str, words)])
         assert ended.value.code == 0
+    run = Run(folder / "pictures")
+    network = load_network(run.folder)
+    with torch.no_grad():  # after 4 steps it hardly listens
+        network.net.conditioning.exit.weight.normal_(generator=torch.Generator().manual_seed(0))
+    run.save_model(network.net, run.config(), 4)
     return folder / "pictures", folder / "prior"
 
 
@@ -134,3 +139,39 @@ def test_stages_that_do_not_fit_are_refused(refused, both_runs, digits_run, enco
     )
     assert "told what a picture shows" in refused("sample", digits_run, "--prior", both_runs[1])
     assert "not of one encoder" in refused("sample", both_runs[0], "--prior", digits_run)
+
+
+def test_samples_like_a_picture_are_those_of_its_representation(cli, refused, both_runs, digits_run, tmp_path):
+    from backdrift.represent import representation_of
+
+    pictures = bd.data.digits()
+    bd.data.save_pictures(pictures.tensor([0, 1]), tmp_path / "of")
+    files = sorted((tmp_path / "of").iterdir())
+    out = tmp_path / "like.png"
+    words = ("--steps", 4, "--out", out)
+    assert cli("sample", both_runs[0], "--like", *files, "--index", 1, *words).status == 0
+    model = bd.load(both_runs[0])
+    told = representation_of(model.denoiser, pictures.tensor([1]))
+    same = model.sample(index=[1], cond={"representation": told}, steps=4)
+    torch.testing.assert_close(
+        bd.data.read_picture(out, (1, 64, 64))[:, ::8, ::8], same[0].clamp(-1, 1), atol=0.01, rtol=0
+    )
+    edited = ("edit", both_runs[0], "--image", files[0], "--n", 2, *words)
+    assert cli(*edited, "--like", files[1]).status == 0
+    alike = out.read_bytes()
+    assert cli(*edited).status == 0 and out.read_bytes() != alike
+    assert "told what a picture shows" in refused("sample", digits_run, "--like", files[0])
+    assert "give one of them" in refused("sample", both_runs[0], "--like", files[0], "--prior", both_runs[1])
+
+
+def test_directions_are_shown(cli, refused, both_runs, digits_run, tmp_path):
+    out = tmp_path / "directions.png"
+    words = ("directions", both_runs[0], "--out", out, "--steps", 2)
+    told = cli(*words, "--n", 2, "--columns", 3)
+    assert told.status == 0 and "direction 2:" in told.out and "path length" in told.out
+    bd.data.read_picture(out, (1, 2 * 66 - 2, 4 * 66 - 2))
+    bd.data.save_pictures(bd.data.digits().tensor([0, 1]), tmp_path / "of")
+    first, second = sorted((tmp_path / "of").iterdir())
+    assert "3 pictures on the way" in cli(*words, "--n", 3, "--image", first, "--to", second).out
+    assert "add --image" in refused(*words, "--to", second)
+    assert "told what a picture shows" in refused("directions", digits_run)

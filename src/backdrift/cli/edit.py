@@ -41,6 +41,8 @@ class Edit:
     """With --label: the picture's present label. Its noise stays, and the label becomes the other, in --n pictures."""
     enlarge: int | None = None
     """Instead: the picture is smaller than the run's by this factor, and is made as large as they are."""
+    like: Path | None = None
+    """With any of these: a picture that the results are to be like (a run of --task represented)."""
     label: str | None = None
     """A class by number or name to follow."""
     guidance: float = 1.0
@@ -103,6 +105,8 @@ def check(options: Edit) -> None:
         raise UserError(f"{chosen[0]} does not use --strength; leave one of them out.")
     if options.mask is None and (options.rounds != 1 or options.soft != 0):
         raise UserError("--rounds and --soft belong to a --mask.")
+    if options.like is not None and options.enlarge is not None:
+        raise UserError("--enlarge follows the picture alone; leave out --like.")
     if options.before is not None and options.label is None:
         raise UserError("--before is the picture's present label; add --label, the one it is to get.")
     if options.out is not None and options.out.suffix.lower() != ".png":
@@ -111,12 +115,16 @@ def check(options: Edit) -> None:
 
 def results(options: Edit, model, picture, mask):
     """The edited pictures (n, C, H, W)."""
+    from backdrift.cli.choices import fit
+    from backdrift.cli.hints import likeness
     from backdrift.edit import Masked, Replacement, blend, fill, pictures_of, sdedit, soft_edge, vary
 
     index = list(range(options.n) if options.index is None else options.index)
     x0 = picture.expand(len(index), *picture.shape).to(next(model.denoiser.parameters()).device)
     labels = model.labels(options.label, len(index))
     cond = {} if labels is None else {"label": labels.to(x0.device)}
+    alike = likeness(model, options.like and [options.like], fit(options.fit, (255, 255, 255)))
+    cond |= {name: value.expand(len(index), -1) for name, value in alike.items()}
     denoiser = model.guided(options.guidance, cond)
     drawn = {"cond": cond, "seed": options.seed, "index": index}
     strength = options.strength

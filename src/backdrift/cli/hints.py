@@ -27,3 +27,20 @@ def hints(model, control: Sequence[Path] | None, hint: Sequence[Path] | None, fi
         drawn = torch.stack([read_picture(path, shape, fit, (0, 0, 0)) for path in hint])
         found |= conditions(model.denoiser, drawn, len(drawn))
     return found
+
+
+def likeness(model, like: Sequence[Path] | None, fit) -> dict:
+    """What the pictures `like` show, {"representation": (N, size)} for `cond`; {} for none.
+
+    Raises `UserError` for a model that is not told such things, or pictures of another size.
+    """
+    import torch
+
+    from backdrift.data import read_picture
+    from backdrift.represent import informed, representation_of
+
+    if not like:
+        return {}
+    informed(model.denoiser)
+    pictures = torch.stack([read_picture(path, model.event_shape, fit) for path in like])
+    return {"representation": representation_of(model.denoiser, pictures)}

@@ -42,6 +42,8 @@ class Sample:
     """The run of an adapter that was trained for this run (--task adapter)."""
     strength: float | None = None
     """Of the adapter: 0 is the run without it, 1 (the default) what was trained."""
+    like: tuple[Path, ...] | None = None
+    """Pictures that the samples are to be like, repeated in turn (a run of --task represented)."""
     prior: Path | None = None
     """The run of a prior (--task prior), which draws for each sample the representation that it is to have."""
     steps: int = 20
@@ -71,9 +73,11 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"Ask for at least one sample, not {options.n}.")
     if options.plan is not None and (options.solver or options.grid):
         raise UserError("Give either a plan or a solver and grid: a plan already contains both.")
+    if options.like is not None and options.prior is not None:
+        raise UserError("--like says what the samples are to show and --prior draws it; give one of them.")
     if options.strength is not None and options.adapter is None:
         raise UserError("--strength is of an --adapter.")
-    for name in ("label", "text", "index", "control", "hint"):
+    for name in ("label", "text", "index", "control", "hint", "like"):
         if getattr(options, name) == ():
             raise UserError(f"--{name} needs a value.")
     index = list(range(options.n) if options.index is None else options.index)
@@ -107,7 +111,7 @@ def sampler(options: Sample):
     """A function from sample numbers to pictures."""
     from backdrift.adapter import adapt
     from backdrift.cli.choices import fit, grid, solver
-    from backdrift.cli.hints import hints
+    from backdrift.cli.hints import hints, likeness
     from backdrift.model import load
     from backdrift.sample.plan import Plan
     from backdrift.train.networks import FileNet
@@ -127,7 +131,7 @@ def sampler(options: Sample):
         guidance = 1.0
     labels = model.labels(list(options.label), len(options.label)) if options.label else None
     model.texts(texts, len(texts or ()))  # refused before the first sample, not in the middle
-    cond |= pictured
+    cond |= pictured | likeness(model, options.like, fit(options.fit, (255, 255, 255)))
     prior = None if options.prior is None else load(options.prior, options.device)
 
     def represented(index: list[int], label: list[int] | None) -> dict:
@@ -184,6 +188,7 @@ def recipe_of(options: Sample) -> dict[str, str]:
     adapter = options.adapter and options.adapter / "model.safetensors"
     given = {"plan": [options.plan], "cond": [options.cond], "adapter": [adapter]}
     given |= {"control": options.control or (), "hint": options.hint or ()}
+    given["like"] = options.like or ()
     given["prior"] = [options.prior and options.prior / "model.safetensors"]
     given |= {name: [run and run / "model.safetensors"] for name, run in options.steer.runs().items()}
     recipe |= {name: str(value) for name, value in options.steer.shapes().items()}

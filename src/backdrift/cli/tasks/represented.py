@@ -52,5 +52,5 @@ class Represented(Generate):
             *super().finish(trained, pictures, run)[:-1],
             f"sheet   {sheet}",
             f"next    backdrift train --task prior --prior.of {own} --data {data}",
-            f"        backdrift edit {own} --like PICTURE.png",
+            f"        backdrift sample {own} --like PICTURE.png",
         ]

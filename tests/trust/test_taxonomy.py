@@ -81,7 +81,7 @@ def test_every_row_of_the_table(case):
 
 @pytest.mark.slow
 def test_mass_between_the_modes():
-    """The normed DPS at y = 0: three fifths of its draws lie where no mode of the posterior is."""
+    """The normed DPS at y = 0: more than half of its draws lie where no mode of the posterior is."""
     measurement, y = Linear(torch.ones(1, 1).double(), 0.15), torch.zeros(1).double()
     posterior = PRIOR.given(measurement, y)
     draws = NormDPS(zeta=2.0, **EM)(
@@ -89,4 +89,6 @@ def test_mass_between_the_modes():
     )
     std = posterior.eigenvalues.sqrt()[0, 0]
     off = ((draws - posterior.means[:, 0]).abs() > 3 * std).all(1).double().mean()
-    assert float(off) == pytest.approx(0.605, abs=0.1)
+    assert float(off) > 0.5
+    exact = (posterior.draw(5000) - posterior.means[:, 0]).abs() > 3 * std
+    assert float(exact.all(1).double().mean()) < 0.01

@@ -46,7 +46,9 @@ def run(words: argparse.Namespace, pictures: bd.data.Pictures, options: bd.Train
     model = bd.train(pictures, options, run=words.run, device=words.device)
     folder = Run(words.run)
     label = [i % len(model.classes) for i in range(64)] if model.classes else None
-    bd.save_grid(model.sample(64, label=label, steps=words.evaluations), folder.samples / "final.png")
+    text = [pictures.texts[i % len(pictures)] for i in range(64)] if model.text is not None else None
+    made = model.sample(64, label=label, text=text, steps=words.evaluations)
+    bd.save_grid(made, folder.samples / "final.png")
     train = pictures.split()[0].tensor()
     found = evaluate_model(
         model,

@@ -1,6 +1,7 @@
 """Pieces of text: learned by frequency, exact both ways, for any text."""
 
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 
@@ -15,7 +16,7 @@ def slowly(texts, size):
     found = [spell(word) for text in texts for word in text.split()]
     merges = []
     while FIRST + len(merges) < size:
-        pairs = Counter(pair for word in found for pair in zip(word, word[1:], strict=False))
+        pairs = Counter(pair for word in found for pair in pairwise(word))
         best = min(pairs, key=lambda pair: (-pairs[pair], pair), default=None)
         if best is None or pairs[best] < 2:
             break

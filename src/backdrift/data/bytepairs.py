@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 from backdrift.config import kind
 
@@ -37,7 +38,7 @@ class BytePairs:
         pairs, where = Counter(), defaultdict(set)
 
         def count(word: str, times: int) -> None:
-            for pair in zip(spelt[word], spelt[word][1:], strict=False):
+            for pair in pairwise(spelt[word]):
                 pairs[pair] += times
                 where[pair].add(word)
 
@@ -113,7 +114,7 @@ def merged(numbers: list[int], pair: tuple[int, int], new: int) -> list[int]:
 def _merge_all(numbers: list[int], ranks: dict[tuple[int, int], int]) -> list[int]:
     """All merges that apply, in the order in which they were learned."""
     while len(numbers) > 1:
-        pair = min(zip(numbers, numbers[1:], strict=False), key=lambda pair: ranks.get(pair, len(ranks)))
+        pair = min(pairwise(numbers), key=lambda pair: ranks.get(pair, len(ranks)))
         if pair not in ranks:
             break
         numbers = merged(numbers, pair, FIRST + ranks[pair])

@@ -216,7 +216,7 @@ class Further(nn.Module):
 
 
 class Conditioning(nn.Module):
-    """Embeds the noise angle, the label and a summary: noise (B,), cond {"label": (B,), "summary": (B, E)} -> (B, width).
+    """Embeds noise angle, label and summary: noise (B,), cond {"label": (B,), "summary": (B, E)} -> (B, width).
 
     Labels run from 0 to classes - 1; `classes` itself means "no label", and so does a missing label. `classes=0`
     takes none. A summary is E numbers of a condition as a whole, such as the mean over a text; E is `summary`, and 0

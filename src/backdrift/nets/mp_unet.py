@@ -87,7 +87,7 @@ class MPLayer(nn.Module):
 
 
 class MPConditioning(nn.Module):
-    """Embeds the noise angle, label and summary with unit mean square, where there are: noise (B,), cond -> (B, width)."""
+    """Embeds noise angle, label and summary with unit mean square: noise (B,), cond -> (B, width)."""
 
     def __init__(self, features: int, width: int, classes: int, summary: int):
         super().__init__()

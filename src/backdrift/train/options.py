@@ -35,7 +35,8 @@ class TrainOptions:
         memory; the result does not depend on it beyond rounding.
     lr: AdamW's rate at its height; `rate` says how it rises and falls. weight_decay: AdamW's. clip: the largest norm of
         the gradient.
-    label_dropout: the share of the samples whose label and text are hidden, for guidance. flip: mirror pictures left to right at random.
+    label_dropout: the share of the samples whose label and text are hidden, for guidance. flip: mirror pictures left to
+        right at random.
     text: what reads the texts of the pictures, if they are a condition (`with_text`).
     derived: conditions that are made from the pictures, after mirroring.
     average: of the weights. snapshots: kept so that another average can be chosen afterwards.

@@ -1,8 +1,8 @@
 """The endless stream of training samples, each a pure function of the seed and its place in the stream.
 
 Place p belongs to epoch p // N and takes that epoch's permutation of the N pictures; its mirroring, time, noise and
-hidden conditions are keyed by p. So a run that stops anywhere continues with the very next sample, and how the stream is cut
-into batches, or shared among processes, changes nothing.
+hidden conditions are keyed by p. So a run that stops anywhere continues with the very next sample, and how the stream
+is cut into batches, or shared among processes, changes nothing.
 """
 
 from __future__ import annotations

@@ -62,8 +62,8 @@ class OwnText(TextEncoder):
 
     @classmethod
     def of(cls, pictures: Pictures, *, size: int = 1024, width: int = 128, depth: int = 2) -> OwnText:
-        """For the texts of these pictures: pieces learned from the training part, `size` numbers at most, and the length
-        of the longest text of all.
+        """For the texts of these pictures: pieces learned from the training part, up to the number `size`, and the
+        length of the longest text of all.
 
         Raises `UserError` where a picture has no text.
         """

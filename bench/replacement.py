@@ -1,6 +1,6 @@
 """How far inpainting by replacement ends from the exact posterior: on atoms, and on a mixture of two modes.
 
-    python bench/replacement.py [--n 4000] [--seeds 3]
+    python bench/replacement.py [--n 2000] [--seeds 3]
 
 Pairs of numbers of which the first is known. The atoms are eight points with weights, four of which have the known
 number; the mixture has four Gaussians, which given the first number leave two modes of unequal weight. The denoiser is
@@ -53,7 +53,7 @@ def distance(x: Tensor, places: Tensor, exact: Tensor) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--n", type=int, default=4000)
+    parser.add_argument("--n", type=int, default=2000)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, nargs="+", default=(20, 60))
     said = parser.parse_args()

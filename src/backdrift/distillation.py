@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,29 +17,32 @@ from backdrift.errors import UserError
 from backdrift.evaluate.distances import frechet
 from backdrift.evaluate.features import PixelPCA, extract
 from backdrift.fewstep.consistency import UNIT
-from backdrift.fewstep.methods import Easy, Method
+from backdrift.fewstep.methods import Method, Paths, Stage
 from backdrift.fewstep.trajectory import Halving
 from backdrift.model import Model, load
+from backdrift.onestep import NO_MEASURE, Watch
 from backdrift.run import Run
+from backdrift.sample import sample
 from backdrift.sample.default import default_grid
 from backdrift.sample.plan import Plan
 from backdrift.sample.sde import DDIM, Jump
 from backdrift.train.ema import Power, Snapshots
 from backdrift.train.loop import Trained, train
 from backdrift.train.options import TrainOptions
-from backdrift.train.rate import Constant
+from backdrift.train.rate import Constant, Cosine
+from backdrift.train.stream import draw
 
 COUNTS = (1, 2, 4)  # evaluations for which a student gets a plan
-LEVELS = tuple(0.15 * 1.35**k for k in range(13))  # candidate times to stop at, as sigma / alpha in the papers' units
+LEVELS = tuple(0.25 * 1.7**k for k in range(7))  # candidate times to stop at, as sigma / alpha in the papers' units
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How much a distillation trains. steps: of the optimiser, over all stages. batch, lr: the rest."""
+    """How much a distillation trains. steps: of the optimiser, over all stages. lr: that of each stage by default."""
 
     steps: int = 2000
     batch: int = 128
-    lr: float = 3e-4
+    lr: float | None = None
 
 
 def distill(
@@ -56,15 +60,16 @@ def distill(
 ) -> Model:
     """A student of a trained run that samples in `steps` evaluations: a run like any other, with plans for them.
 
-    method: `Easy()` by default. run: its folder, by default the teacher's with "-distilled"; called again, it goes on
+    method: `Paths()` by default. run: its folder, by default the teacher's with "-distilled"; called again, it goes on
     where it stopped. pictures: the teacher's data by default.
 
-    Raises `UserError` for a teacher without a run folder, or one that the method cannot serve, before any training.
+    Raises `UserError` for a teacher without a run folder, or one that the method cannot serve, before any training;
+    `Collapse` where a training collapses.
     """
-    method, effort = method or Easy(), effort or Effort()
+    method, effort = method or Paths(), effort or Effort()
     if teacher.folder is None or not isinstance(teacher.denoiser, Network) or not Run(teacher.folder).begun():
         raise UserError("Only a trained run can be distilled; load it from its folder.")
-    if teacher.denoiser.ends_path:
+    if teacher.denoiser.ends_path or "toward" in teacher.denoiser.told:
         raise UserError("This run is a student already; distill its teacher.")
     if steps not in COUNTS:
         raise UserError(f"A student has {', '.join(map(str, COUNTS))} evaluations, not {steps}.")
@@ -72,8 +77,12 @@ def distill(
     folder = Path(run) if run is not None else teacher.folder.with_name(teacher.folder.name + "-distilled")
     pictures = pictures or data.load(Run(teacher.folder).config()["data"]["source"])
     stages = method.stages(teacher.denoiser.sigma_data, steps)
+    if pictures.shape != teacher.event_shape:
+        raise UserError(f"The teacher makes pictures of shape {teacher.event_shape}, and these have {pictures.shape}.")
     for stage in stages:
-        stage.objective.head(teacher.denoiser)  # refuses what it cannot serve
+        rehearse(stage, teacher.denoiser, pictures, replace(stage_options(options, stage, effort), batch=2, parts=1))
+    if on_notice:
+        on_notice(NO_MEASURE)
     start: Path = teacher.folder
     trained: Trained | None = None
     for n, stage in enumerate(stages):
@@ -87,6 +96,7 @@ def distill(
             command=command,
             on_progress=on_progress,
             on_notice=on_notice,
+            on_sample=Watch(pictures, max(1, round(effort.steps * stage.share))),
         )
         start = trained.run.folder
     student = load(folder, device)
@@ -95,24 +105,32 @@ def distill(
     return student
 
 
-def stage_options(options: TrainOptions, stage, effort: Effort) -> TrainOptions:
-    """The teacher's options with a stage's objective and times, and a constant small rate."""
+def rehearse(stage: Stage, network: Network, pictures: Pictures, options: TrainOptions) -> None:
+    """One loss of two pictures on a copy of the network. Raises `UserError` for what the objective cannot serve."""
+    objective, net = stage.objective, copy.deepcopy(network.net).cpu()
+    copied = objective.network(net, network.process, network.target, network.event_shape, network.sigma_data, ())
+    head = objective.head(copied)
+    objective.losses(copied, head, draw(pictures, options, torch.arange(2), torch.device("cpu")))
+
+
+def stage_options(options: TrainOptions, stage: Stage, effort: Effort) -> TrainOptions:
+    """The teacher's options with a stage's objective, times, rate and average."""
     steps = max(1, round(effort.steps * stage.share))
-    often = max(1, steps // 4)
+    often = max(1, steps // 8)
     return replace(
         options,
         steps=steps,
         batch=effort.batch,
         parts=min(options.parts, effort.batch),
-        lr=effort.lr,
-        rate=Constant(warmup=0.02),
+        lr=effort.lr or options.lr * (1.0 if stage.settles else 0.3),
+        rate=Cosine() if stage.settles else Constant(),
         objective=stage.objective,
         times=stage.times,
-        average=Power(0.1),
+        average=Power(0.05 if stage.settles else 0.1),
         snapshots=Snapshots(count=0),
         validate_every=0,
         checkpoint_every=often,
-        sample_every=0,
+        sample_every=often,
     )
 
 
@@ -122,37 +140,33 @@ def plans(network: Network, objective, steps: int, pictures: Pictures) -> dict[i
     if isinstance(objective, Halving):
         times = default_grid(network).times(schedule, steps)
         return {steps: DDIM().plan(schedule, times)}
-    if not network.ends_path:
+    if not (network.ends_path or "toward" in network.told):
         return {}
-    return {count: Jump().plan(schedule, jump_times(network, count, pictures)) for count in COUNTS}
+    return jump_plans(network, pictures)
 
 
 @torch.no_grad()
-def jump_times(network: Network, count: int, pictures: Pictures, n: int = 512) -> list[float]:
-    """Where to stop on the way: times from 1 to 0, found one by one, each the best of `LEVELS` by the Fréchet distance
-    of n samples to the training part, in its principal components.
+def jump_plans(network: Network, pictures: Pictures, n: int = 256) -> dict[int, Plan]:
+    """Jumps with fresh noise or without, stopping on the way at times that are found one by one, each the best of
+    `LEVELS`, by the Fréchet distance of n samples to the training part in its principal components.
     """
-    schedule = network.process.schedule
-    real = pictures.split()[0].tensor()
+    schedule, part = network.process.schedule, pictures.split()[0]
+    real = part.tensor()
     features = PixelPCA.fit(real, min(24, real[0].numel(), len(real) - 1))
-    target = extract(features, real)
-    index = list(range(n))
-    labels = {"label": torch.arange(n) % len(pictures.classes)} if pictures.classes else {}
-    if pictures.labels is not None:
-        labels = pictures.split()[0].cond(torch.arange(n) % len(real))
-    device = next(network.parameters()).device
-    labels = {name: value.to(device) for name, value in labels.items()}
+    target, device = extract(features, real), next(network.parameters()).device
+    cond = {name: value.to(device) for name, value in part.cond(torch.arange(n) % len(part)).items()}
 
-    def score(times: list[float]) -> float:
-        from backdrift.sample import sample
-
-        made = sample(network, index=index, plan=Jump().plan(schedule, times), cond=labels, seed=977)
+    def score(plan: Plan) -> float:
+        made = sample(network, index=list(range(n)), plan=plan, cond=cond, seed=977)
         return frechet(extract(features, made.cpu()), target)
 
-    times = [1.0, 0.0]
-    ratios = [level * network.sigma_data / UNIT for level in LEVELS]
-    places = schedule.time(-2 * torch.tensor(ratios, dtype=torch.float64).log()).clamp(0, 1).tolist()
-    for _ in range(count - 1):
-        tried = [sorted({*times, place}, reverse=True) for place in places if 0 < place < 1 and place not in times]
-        times = min(tried, key=score)
-    return times
+    ratios = torch.tensor(LEVELS, dtype=torch.float64) * network.sigma_data / UNIT
+    places = [place for place in schedule.time(-2 * ratios.log()).tolist() if 0 < place < 1]
+    found = {1: [Jump(0.0).plan(schedule, [1.0, 0.0])]}
+    for solver in (Jump(0.0), Jump(1.0)):
+        times = [1.0, 0.0]
+        for count in range(2, max(COUNTS) + 1):
+            tried = [sorted({*times, place}, reverse=True) for place in places if place not in times]
+            times = min(tried, key=lambda each: score(solver.plan(schedule, each)))
+            found.setdefault(count, []).append(solver.plan(schedule, times))
+    return {count: min(found[count], key=score) for count in COUNTS}

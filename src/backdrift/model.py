@@ -187,6 +187,9 @@ class Model:
             cond["text"] = texts
         if control is not None:
             cond |= conditions(self.denoiser, control, len(index))
+        if "guidance" in getattr(self.denoiser, "told", ()):
+            # a student that was distilled over a range of weights is told the one that is wanted
+            cond["guidance"], guidance = torch.full((len(index),), float(guidance)), 1.0
         denoiser = self.guided(guidance, cond)
         if any(isinstance(part, Annealed) for part in denoiser.modules()):
             cond["sample"] = torch.tensor(index)
@@ -299,6 +302,11 @@ def of_run(network: Denoiser, config: dict, folder: Path | None = None) -> Model
 
 def unguided(options: TrainOptions) -> str:
     """Why a model that was trained so cannot be guided away from its belief without a condition; "" where it can."""
+    if "guidance" in options.objective.told:
+        return (
+            "This student was distilled over a range of guidance and is told the one that is wanted: give the guidance "
+            "alone, without other ways of steering."
+        )
     weight = getattr(options.objective, "guidance", None)
     if weight is not None:
         return (

@@ -115,3 +115,61 @@ def features(words: list[str], train):
                 f"There are no features {word!r}{nearest(word, known)}; choose {', '.join(known)} or a file."
             )
     return found
+
+
+def few_step(word: str, guidance: float = 1.0, guidance_to: float | None = None):
+    """A method of `backdrift distill` by name. Raises `UserError` for an unknown one, or guidance it cannot take."""
+    from backdrift import fewstep
+    from backdrift.fewstep import Single
+
+    made = {
+        "paths": lambda: fewstep.Paths(guidance, guidance_to),
+        "maps": lambda: Single(fewstep.PathMap(guidance=guidance), settles=True),
+        "easy": lambda: fewstep.Easy(guidance=guidance),
+        "discrete": lambda: fewstep.Discrete(guidance, guidance_to=guidance_to),
+        "continuous": lambda: fewstep.Continuous(guidance),
+        "progressive": lambda: fewstep.Progressive(guidance, guidance_to=guidance_to),
+        "rectified": lambda: fewstep.Rectified(guidance),
+        "align": lambda: Single(fewstep.AlignYourFlow(guidance)),
+        "trajectory": lambda: Single(fewstep.Trajectory(guidance=guidance)),
+        "matching": lambda: Single(fewstep.DistributionMatching(guidance)),
+        "adversarial": lambda: Single(fewstep.DistributionMatching(guidance, adversarial=0.1)),
+    }
+    alone = from_data()
+    if word in alone and guidance != 1:
+        raise UserError(f"{word} learns from the data and has no teacher to guide; leave --guidance out.")
+    made |= {name: lambda objective=objective: Single(objective) for name, objective in alone.items()}
+    if word not in made:
+        raise UserError(f"There is no method {word!r}{nearest(word, made)}; choose {', '.join(made)}.")
+    ranged = ("paths", "discrete", "progressive")
+    if guidance_to is not None and word not in ranged:
+        raise UserError(f"A range of guidance is for {', '.join(ranged)}, not {word}; leave --guidance-to out.")
+    return made[word]()
+
+
+def from_data():
+    """The few-step objectives that need no teacher, by name."""
+    from backdrift import fewstep
+
+    return {
+        "mean-flow": fewstep.MeanFlow(),
+        "alpha-flow": fewstep.AlphaFlow(),
+        "shortcut": fewstep.Shortcut(),
+        "consistency": fewstep.ImprovedConsistency(),
+        "easy-consistency": fewstep.EasyConsistency(base=2.0, stages=8),
+        "continuous-consistency": fewstep.ContinuousConsistency(distill=False),
+    }
+
+
+def posterior_sampler(word: str | None, measurement):
+    """A posterior sampler by name; by default MMPS for linear measurements with Gaussian noise, else DAPS.
+
+    Raises `UserError` for an unknown name, or one that cannot serve the measurement.
+    """
+    from backdrift import inverse
+
+    linear = isinstance(measurement, inverse.LinearMeasurement)
+    usual = inverse.MMPS() if linear and isinstance(measurement.noise, inverse.GaussianNoise) else inverse.DAPS()
+    found = usual if word is None else choose("posterior", word)
+    found.check(measurement)
+    return found

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from tyro.conf import Positional
 
@@ -24,24 +23,29 @@ class Distill:
     """The teacher's run folder."""
     steps: int = 2
     """Evaluations of the student: 1, 2 or 4."""
-    method: Literal["easy", "discrete", "continuous", "progressive", "rectified"] = "easy"
-    """easy is the recommended one; see backdrift.fewstep.methods."""
+    method: str = "paths"
+    """paths (recommended), maps, easy, discrete, continuous, progressive, rectified, align, trajectory, matching or
+    adversarial; or from data, starting at the teacher: mean-flow, alpha-flow, shortcut, consistency, easy-consistency,
+    continuous-consistency (docs/few-steps.md)."""
     guidance: float = 1.0
     """Of the teacher, for runs with labels; the student then needs one pass per call."""
+    guidance_to: float | None = None
+    """With it, the student learns every guidance from --guidance to this one, and is asked for one when it samples."""
     out: Path | None = None
     """The student's folder; by default the teacher's with -distilled."""
     updates: int = 2000
     """Steps of the optimiser, over all stages."""
     batch: int = 128
-    lr: float = 3e-4
+    lr: float | None = None
+    """By default that of the method."""
     n: int = 1000
     """Samples behind each figure of the comparison; 0 leaves it out."""
     device: str | None = None
 
 
 def main(arguments: list[str]) -> None:
+    from backdrift.cli.choices import few_step
     from backdrift.distillation import Effort, distill
-    from backdrift.fewstep import methods
     from backdrift.model import load
     from backdrift.progress import training_bar
     from backdrift.report.distillation import compare, write_distillation_report
@@ -52,9 +56,9 @@ def main(arguments: list[str]) -> None:
     if options.updates < 1:
         raise UserError(f"A distillation needs at least one update, not {options.updates}.")
     teacher = load(options.run, options.device)
-    if options.guidance != 1 and not teacher.classes:
+    if (options.guidance, options.guidance_to) != (1, None) and not teacher.classes:
         raise UserError("This run has no labels, so there is no guidance to learn; leave --guidance out.")
-    method = getattr(methods, options.method.capitalize())(guidance=options.guidance)
+    method = few_step(options.method, options.guidance, options.guidance_to)
     with training_bar() as bar:
         student = distill(
             teacher,

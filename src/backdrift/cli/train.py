@@ -16,6 +16,7 @@ from backdrift.cli.tasks.adapter import Adapter
 from backdrift.cli.tasks.classifier import Classifier
 from backdrift.cli.tasks.control import Control
 from backdrift.cli.tasks.encoder import Encoder
+from backdrift.cli.tasks.fewstep import FewStep
 from backdrift.cli.tasks.generate import Generate
 from backdrift.cli.tasks.inpainting import Inpainting
 from backdrift.cli.tasks.prior import Prior
@@ -126,13 +127,14 @@ class Train:
 
     data: str = "digits"
     """A folder (with or without class subfolders), a .zip, a .npy/.npz, "digits" or "scenes"."""
-    task: Literal["generate", "classifier", "control", "adapter", "inpainting", "encoder", "represented", "prior"] = (
-        "generate"
-    )
+    task: Literal[
+        "generate", "classifier", "control", "adapter", "inpainting", "encoder", "represented", "prior", "fewstep"
+    ] = "generate"
     """What is trained: a model that samples (generate), a classifier of noisy pictures, which guides one, a side
     network through which a model follows a picture's edges or regions (control), a few numbers that specialise a model
     (adapter), one that fills pictures in (inpainting), an encoder, which says in a short vector what a picture shows, a
-    model that is told such vectors (represented), or one that draws them (prior)."""
+    model that is told such vectors (represented), one that draws them (prior), or one that samples in one or two
+    evaluations (fewstep)."""
     run: Path | None = None
     """The folder of the run; by default runs/ and the name of the data."""
     steps: int | None = None
@@ -182,6 +184,7 @@ class Train:
     dit: DiTOptions = field(default_factory=DiTOptions)
     pictures: PictureOptions = field(default_factory=PictureOptions)
     generate: OmitArgPrefixes[Generate] = field(default_factory=Generate)
+    fewstep: FewStep = field(default_factory=FewStep)
     classifier: Classifier = field(default_factory=Classifier)
     control: Control = field(default_factory=Control)
     adapter: Adapter = field(default_factory=Adapter)

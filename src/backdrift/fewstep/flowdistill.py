@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from backdrift.config import kind
 from backdrift.errors import UserError
 from backdrift.fewstep.consistency import Teacher
+from backdrift.fewstep.fixed import Fixed
 from backdrift.fewstep.flowmap import TOLD, FlowMap, Scene, check_network, matched, scenes, sized, together
 from backdrift.fewstep.meanflow import eulerian
 from backdrift.fewstep.tangent import Exact, Tangent, normalised
@@ -206,13 +207,3 @@ class TeacherFlow:
         """One Heun step of the flow, from tau to sig."""
         gap, first = expand(tau - sig, z), self.velocity(z, tau)
         return z - gap * (first + self.velocity(z - gap * first, sig)) / 2
-
-
-class Fixed:
-    """A net whose weights take no gradient, while what it is given does."""
-
-    def __init__(self, net: nn.Module):
-        self.net, self.weights = net, {name: x.detach() for name, x in net.named_parameters()}
-
-    def __call__(self, *inputs):
-        return torch.func.functional_call(self.net, self.weights, inputs)

@@ -39,7 +39,9 @@ class Exact(Tangent):
         try:
             with torch.no_grad():
                 return torch.func.jvp(net, (u, w), (v, rate.to(w)))[1].detach()
-        except NotImplementedError as error:
+        except (NotImplementedError, RuntimeError) as error:
+            if "forward" not in str(error) and "jvp" not in str(error):
+                raise
             raise UserError(
                 f"A layer of this network has no forward-mode derivative ({error}); take finite differences instead."
             ) from error

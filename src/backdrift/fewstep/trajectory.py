@@ -15,7 +15,7 @@ from torch import Tensor
 from backdrift.config import kind
 from backdrift.denoiser import Denoiser
 from backdrift.errors import UserError
-from backdrift.fewstep.consistency import Teacher
+from backdrift.fewstep.consistency import Teacher, check_guidance, guidance_weights, told_of, with_guidance
 from backdrift.objective.base import Losses, Objective
 from backdrift.posterior import flat
 from backdrift.sample.default import default_grid, default_solver
@@ -26,16 +26,23 @@ from backdrift.sample.default import default_grid, default_solver
 class MidTraining(Objective):
     """From every state on a path of the teacher to its end: the start that makes consistency training short.
 
-    steps: evaluations of the teacher on a path, and states that are learned from it. The paths start from data noised
-    to t = 1. Hu et al. 2025, arXiv:2509.24526, section 4 (with a square distance in place of a learned one).
+    steps: evaluations of the teacher on a path, and states that are learned from it. guidance, guidance_to: of the
+    teacher, as in `ConsistencyDistillation`. The paths start from data noised to t = 1. Hu et al. 2025,
+    arXiv:2509.24526, section 4 (with a square distance in place of a learned one).
     """
 
     steps: int = 16
     guidance: float = 1.0
+    guidance_to: float | None = None
 
     def __post_init__(self):
-        if self.steps < 2 or self.guidance < 0:
-            raise UserError("MidTraining needs paths of at least 2 steps and guidance >= 0.")
+        check_guidance(self)
+        if self.steps < 2:
+            raise UserError("MidTraining needs paths of at least 2 steps.")
+
+    @property
+    def told(self):
+        return told_of(self)
 
     @property
     def ends_path(self):
@@ -50,9 +57,12 @@ class MidTraining(Objective):
         paths = math.ceil(count / self.steps)
         cond = {name: value[:paths] for name, value in samples.cond.items()}
         x1 = network.process.corrupt(samples.x0, 1.0, samples.noise)[:paths]
-        times, states, ends = path_of(head.guided(self.guidance, cond), x1, cond, self.steps)
+        weights = guidance_weights(self, samples)
+        weights = weights[:paths] if isinstance(weights, Tensor) else weights
+        times, states, ends = path_of(head.guided(weights, cond), x1, cond, self.steps)
         which, place = torch.arange(count) % paths, torch.arange(count) // paths
         xt, t = states[place, which], times[place]
+        cond = with_guidance(cond, weights)
         cond = {name: value[which.to(value.device)] for name, value in cond.items()}
         end = network(xt, t, cond).mean
         # the network's own weight, as in its training, makes the loss the square error of what it predicts
@@ -110,18 +120,27 @@ def path_of(teacher: Denoiser, x1: Tensor, cond, steps: int) -> tuple[Tensor, Te
 class Halving(Objective):
     """One stage of progressive distillation: one step of the student for two DDIM steps of the teacher.
 
-    steps: the student's. On a grid of 2 `steps`, t -> m -> s, the target is the x_0 with which one DDIM step from x_t
-    reaches the teacher's x_s,  D = (x_s - (sigma_s / sigma_t) x_t) / (alpha_s - (sigma_s / sigma_t) alpha_t).
+    steps: the student's. guidance, guidance_to: of the teacher, as in `ConsistencyDistillation`. heeded: of a stage
+    after the first, whose teacher is told the weight itself (Meng et al. 2023, arXiv:2210.03142). On a grid of 2
+    `steps`, t -> m -> s, the target is the x_0 with which one DDIM step from x_t reaches the teacher's x_s,
+    D = (x_s - (sigma_s / sigma_t) x_t) / (alpha_s - (sigma_s / sigma_t) alpha_t).
 
     Salimans and Ho 2022, arXiv:2202.00512, Algorithm 2 and appendix G; weight max(alpha^2 / sigma^2, 1), their Eq. 9.
     """
 
     steps: int
     guidance: float = 1.0
+    guidance_to: float | None = None
+    heeded: bool = False
 
     def __post_init__(self):
-        if self.steps < 1 or self.guidance < 0:
-            raise UserError("Halving needs at least 1 step for the student and guidance >= 0.")
+        check_guidance(self)
+        if self.steps < 1:
+            raise UserError("Halving needs at least 1 step for the student.")
+
+    @property
+    def told(self):
+        return told_of(self)
 
     def head(self, network):
         return Teacher(network)
@@ -132,15 +151,18 @@ class Halving(Objective):
         place = (samples.place * self.steps).long().clamp(0, self.steps - 1) * 2
         t, m, s = grid[place], grid[place + 1], grid[place + 2]
         xt = network.process.corrupt(samples.x0, t, samples.noise)
+        weights = guidance_weights(self, samples)
+        cond = with_guidance(samples.cond, weights)
+        teacher = head.network if self.heeded else head.guided(weights, samples.cond)
+        asked = cond if self.heeded else samples.cond
         with torch.no_grad():
-            teacher = head.guided(self.guidance, samples.cond)
-            xm = ddim_step(schedule, xt, teacher(xt, t, samples.cond).mean, t, m)
-            xs = ddim_step(schedule, xm, teacher(xm, m, samples.cond).mean, m, s)
+            xm = ddim_step(schedule, xt, teacher(xt, t, asked).mean, t, m)
+            xs = ddim_step(schedule, xm, teacher(xm, m, asked).mean, m, s)
         keep, gain = ddim_row(schedule, t, s, xt)
         target = (xs - keep * xt) / gain
         alpha, sigma = schedule.alpha_sigma(t)
         weight = ((alpha / sigma * network.sigma_data) ** 2).clamp_min(1) / network.sigma_data**2
-        square = flat(network(xt, t, samples.cond).mean - target).square().mean(1)
+        square = flat(network(xt, t, cond).mean - target).square().mean(1)
         total = weight.to(square) * square
         return Losses(total, total.detach())
 

@@ -28,7 +28,7 @@ def write_report(run: Run, model: Model, pictures: Pictures) -> Path:
         *_samples(model, pictures),
         *_path(model),
         *_evaluation(found, model, pictures),
-        *curves(run.metrics(), "the squared error of what the network predicts"),
+        *curves(run.metrics(), loss_words(run)),
         page.heading("The command that repeats this run"),
         page.code(command(run)),
     ]
@@ -130,6 +130,14 @@ def _evaluation(found: dict | None, model: Model, pictures: Pictures) -> list[st
     return parts
 
 
+def loss_words(run: Run) -> str:
+    """What the loss of a run is."""
+    objective = run.options().objective
+    if objective.ends_path or objective.told:
+        return "no measure of progress here, because its target moves with the network: see the samples' distance"
+    return "the squared error of what the network predicts"
+
+
 def curves(records: list[dict], loss_is: str) -> list[str]:
     """The charts of a training from its metrics; loss_is: what its loss is, in words."""
 
@@ -159,6 +167,7 @@ def curves(records: list[dict], loss_is: str) -> list[str]:
         chart("Loss by noise angle", _by_angle(records), Axis("noise angle (degrees)"), loss),
         chart("Training loss at each noise angle", by_noise("loss_by_noise"), step, loss),
         chart("Held-out loss at each noise angle", by_noise("validation_by_noise"), step, loss),
+        chart("Samples' distance to the data", [curve("watched_fd", "averaged")], step, Axis("FD", log=True)),
         chart("Learning rate", [curve("lr", "rate")], step, Axis("rate")),
         chart("Speed", [curve("pictures_per_second", "pictures/s")], step, Axis("pictures per second")),
     ]

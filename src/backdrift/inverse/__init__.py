@@ -11,8 +11,10 @@ from backdrift.inverse.particles import Filtering, Twisted
 from backdrift.inverse.pixels import Clip, Downsample, Identity, Inpaint
 from backdrift.inverse.radon import Radon, filtered
 from backdrift.inverse.range import DDNM, DDRM, Replacement
+from backdrift.inverse.reconstruction import Reconstruction, reconstruct
 from backdrift.inverse.sampler import Exact, PosteriorSampler
 from backdrift.inverse.split import DAPS, SplitGibbs
+from backdrift.inverse.stationary import Stationary, power_law
 from backdrift.inverse.stepped import MCG, StepDPS
 
 __all__ = [
@@ -48,11 +50,13 @@ __all__ = [
     "REDdiff",
     "Radon",
     "ReSample",
+    "Reconstruction",
     "Replacement",
     "ResponseBlur",
     "RoundedNoise",
     "ScoreALD",
     "SplitGibbs",
+    "Stationary",
     "StepDPS",
     "Twisted",
     "compose",
@@ -60,5 +64,7 @@ __all__ = [
     "filtered",
     "gaussian_kernel",
     "jpeg_steps",
+    "power_law",
+    "reconstruct",
     "stack",
 ]

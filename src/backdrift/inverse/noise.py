@@ -90,8 +90,8 @@ class PoissonNoise(NoiseModel):
 class RoundedNoise(NoiseModel):
     """y = clean + N(0, std^2), rounded to the nearest multiple of `step`: p(y | clean) is the mass of its cell.
 
-    step: a number, or a tensor that broadcasts to y. std = 0 is pure rounding, where the likelihood is 1 in the cell and
-    0 outside and has no gradient.
+    step: a number, or a tensor that broadcasts to y. std = 0 is pure rounding: the likelihood is 1 in the cell and 0
+    outside, and has no gradient.
     """
 
     step: float | Tensor

@@ -80,3 +80,20 @@ def test_no_picture_of_a_batch_changes_the_representation_of_another():
 def test_choices_that_make_no_sense_are_refused(make):
     with pytest.raises(bd.UserError):
         make()
+
+
+def test_training_in_bf16_sees_the_same_views():
+    from backdrift.noise import Noise
+    from backdrift.objective.base import Samples
+
+    changes = bd.represent.views_for((3, 16, 16), mirror=True)
+    objective = Contrast(8, views=changes)
+    torch.manual_seed(0)
+    encoder = objective.network(EncoderChoice(16).build((3, 16, 16), 0, 8), None, None, (3, 16, 16), 0.5, ())
+    nothing = torch.zeros(6)
+    samples = Samples(torch.rand(6, 3, 16, 16) * 2 - 1, nothing, {}, Noise.of(0, 6), nothing, nothing, nothing, nothing)
+    full = objective.losses(encoder, None, samples).total
+    with torch.autocast("cpu", torch.bfloat16):
+        half = objective.losses(encoder, None, samples).total
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, full, atol=0.05, rtol=0.05)

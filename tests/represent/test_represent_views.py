@@ -32,18 +32,21 @@ def test_a_view_depends_on_its_own_sample_alone_and_stays_in_range(change):
     assert not torch.equal(change(x, Noise.of(4, 6)), made)
 
 
-def test_moving_by_nothing_is_nothing_and_a_turn_is_a_turn():
+def test_moving_by_nothing_is_nothing():
     x = pictures(shape=(1, 9, 9))
     torch.testing.assert_close(bd.represent.Move(1.0)(x, Noise.of(0, 6)), x)
 
-    # a bright point, turned about the middle by the angle that the draws say: where its weight ends up
-    noise = Noise.of(1, 6)
-    point = -torch.ones(6, 1, 33, 33)
-    point[:, :, 16, 26] = 1  # ten pixels to the right of the middle
+
+@pytest.mark.parametrize(("height", "width"), [(33, 33), (33, 49), (49, 33)])
+def test_a_turn_is_a_turn(height, width):
+    # a bright point ten pixels to the right of the middle, turned by the angle that the draws say: where its weight is
+    noise, middle = Noise.of(1, 6), ((height - 1) // 2, (width - 1) // 2)
+    point = -torch.ones(6, 1, height, width)
+    point[:, :, middle[0], middle[1] + 10] = 1
     made = (bd.represent.Move(1.0, 0.0, 90.0)(point, noise) + 1) / 2
-    columns = torch.arange(33.0) - 16
-    across = (made.sum((1, 2)) * columns).sum(1) / made.sum((1, 2, 3))
-    down = (made.sum((1, 3)) * columns).sum(1) / made.sum((1, 2, 3))
+    whole = made.sum((1, 2, 3))
+    across = (made.sum((1, 2)) * (torch.arange(width) - middle[1])).sum(1) / whole
+    down = (made.sum((1, 3)) * (torch.arange(height) - middle[0])).sum(1) / whole
     angle = draws(point, noise, 4)[:, 3] * math.pi / 2
     # a view looks where the turned grid points, so what it shows is turned the other way
     torch.testing.assert_close(across, 10 * angle.cos(), atol=0.3, rtol=0)

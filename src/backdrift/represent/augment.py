@@ -148,9 +148,10 @@ class Grain(Augmentation):
 
 
 def view(x: Tensor, changes: Sequence[Augmentation], noise: Noise) -> Tensor:
-    """x (B, C, H, W) after all `changes`, in order."""
-    for place, change in enumerate(changes):
-        x = change(x, noise.at(place))
+    """x (B, C, H, W) after all `changes`, in order; in its own precision, whatever the network's is."""
+    with torch.autocast(x.device.type, enabled=False):
+        for place, change in enumerate(changes):
+            x = change(x, noise.at(place))
     return x
 
 

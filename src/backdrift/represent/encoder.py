@@ -45,7 +45,7 @@ class Encoder(nn.Module):
         """(B, size), of mean square 1 each. Raises `UserError` for pictures of another shape."""
         if tuple(x.shape[1:]) != self.event_shape:
             raise UserError(f"This encoder is for pictures of shape {self.event_shape}, not {tuple(x.shape[1:])}.")
-        return unit(self.net.features(x.float()))
+        return unit(self.net.features(x.float()).float())
 
     def readings(self, x: Tensor) -> Tensor:
         """What the contrastive loss compares, (B, any)."""

@@ -48,6 +48,7 @@ def test_the_tutorial_is_up_to_date(monkeypatch):
     assert docs.without_numbers(docs.execute(page)) == docs.without_numbers(page)
 
 
-def test_the_page_on_reconstruction_is_up_to_date():
-    page = (ROOT / "docs" / "inverse.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["inverse.md", "klip.md"])
+def test_a_page_with_code_is_up_to_date(name):
+    page = (ROOT / "docs" / name).read_text(encoding="utf-8")
     assert docs.without_numbers(docs.execute(page)) == docs.without_numbers(page)

@@ -29,6 +29,7 @@ from backdrift.fewstep import methods as _methods  # noqa: F401  (registers the 
 from backdrift.files import write_json, write_text
 from backdrift.process import Gaussian
 from backdrift.represent import Contrast as _Contrast  # noqa: F401  (registers encoders, and who is told of them)
+from backdrift.train import given as _given  # noqa: F401  (registers frozen text encoders)
 from backdrift.train import onto as _onto  # noqa: F401  (registers the networks that stand on others)
 from backdrift.train.checkpoint import on_cpu, put, remove, write
 from backdrift.train.networks import FileNet, NetChoice

@@ -168,6 +168,9 @@ class Train:
     """How training times are spread: angle (evenly over noise levels), uniform, logitnormal, lognormalsigma."""
     text: bool = False
     """Learn to follow the pictures' texts (their captions), with a small text encoder that is trained along."""
+    text_encoder: Path | None = None
+    """With --text, a folder of a CLIP or T5 text encoder that transformers wrote, in place of our own; it stays as it
+    is."""
     label_dropout: float | None = None
     """Share of the pictures whose label and text are hidden in training, for guidance."""
     flip: bool | None = None
@@ -234,6 +237,7 @@ def choices(options: Train, pictures, before=None):
     before: those of the run that is to be continued.
     """
     from backdrift.cli.choices import choose, schedule
+    from backdrift.interop.text import load
     from backdrift.target import EDM_F
     from backdrift.train.options import COUNTED, for_pictures
     from backdrift.train.texts import OwnText
@@ -261,7 +265,11 @@ def choices(options: Train, pictures, before=None):
     typed["net"] = network(options, made.net, max(pictures.shape[1:], default=1))
     typed.setdefault("lr", made.lr * typed["net"].pace)
     made = replace(made, **typed)
-    return made.with_text(OwnText.of(pictures)) if options.text else made
+    if options.text_encoder is not None and not options.text:
+        raise UserError("--text-encoder reads the pictures' texts; add --text.")
+    if not options.text:
+        return made
+    return made.with_text(OwnText.of(pictures) if options.text_encoder is None else load(options.text_encoder))
 
 
 def loss(options: Train, made) -> dict:

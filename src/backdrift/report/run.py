@@ -16,6 +16,7 @@ from backdrift.run import Run
 from backdrift.train.metrics import ANGLES, BINS
 
 SHOWN = 64  # samples in a grid
+SHOWN_TEXTS = 16  # of which each has a sample
 PATH_STEPS = 10
 
 
@@ -26,7 +27,7 @@ def write_report(run: Run, model: Model, pictures: Pictures) -> Path:
         *_verdict(found),
         page.facts(facts(run)),
         *_samples(model, pictures),
-        *_path(model),
+        *_path(model, pictures),
         *_evaluation(found, model, pictures),
         *curves(run.metrics(), loss_words(run)),
         page.heading("The command that repeats this run"),
@@ -53,15 +54,22 @@ def _verdict(found: dict | None) -> list[str]:
 
 
 def _samples(model: Model, pictures: Pictures) -> list[str]:
-    train, _ = pictures.split()
+    train, held_out = pictures.split()
     generator = torch.Generator().manual_seed(0)
     chosen = torch.randperm(len(train), generator=generator)[:SHOWN].tolist()
-    parts = [page.heading("Samples")]
+    parts, weights = [page.heading("Samples")], (1.0,) if model.unguided else (1.0, 2.0)
     figures = [page.picture(grid_png(train.tensor(chosen)), f"{len(chosen)} real pictures")]
+    if model.text is not None and held_out.texts is not None:
+        texts = held_out.texts[:SHOWN_TEXTS]
+        for weight in weights:
+            made = model.sample(len(texts), text=texts, guidance=weight, steps=10)
+            figures.append(page.picture(grid_png(made, columns=4), f"texts below, guidance {weight:g}, 10 evaluations"))
+        listed = page.text("Held-out texts, row by row: " + "; ".join(texts) + ".", "note")
+        return [*parts, page.row(figures), listed]
     if model.classes:
         shown = range(min(len(model.classes), 10))
         label = [k for k in shown for _ in range(8)]
-        for weight in (1.0, 2.0):
+        for weight in weights:
             made = model.sample(len(label), label=label, guidance=weight, steps=10)
             figures.append(
                 page.picture(grid_png(made, columns=8), f"a label per row, guidance {weight:g}, 10 evaluations")
@@ -72,7 +80,7 @@ def _samples(model: Model, pictures: Pictures) -> list[str]:
     return [*parts, page.row(figures)]
 
 
-def _path(model: Model) -> list[str]:
+def _path(model: Model, pictures: Pictures) -> list[str]:
     """One sample on its way: the noisy state above, what the network makes of it below."""
     states, means = [], []
 
@@ -84,7 +92,8 @@ def _path(model: Model) -> list[str]:
         means.append(step.mean)
 
     label = 0 if model.classes else None
-    last = model.sample(1, label=label, steps=PATH_STEPS, on_step=keep)
+    text = None if model.text is None or pictures.texts is None else pictures.texts[0]
+    last = model.sample(1, label=label, text=text, steps=PATH_STEPS, on_step=keep)
     strip = torch.cat([*states, last, *means, last])
     caption = f"above: the state at each of {PATH_STEPS} steps; below: the picture the network expects from it"
     return [page.heading("From noise to picture"), page.picture(grid_png(strip, columns=PATH_STEPS + 1), caption)]
@@ -119,7 +128,8 @@ def _evaluation(found: dict | None, model: Model, pictures: Pictures) -> list[st
         train, _ = pictures.split()
         numbers = [i for i, _, _ in check["pairs"]]
         labels = [found["plain_labels"][i] for i in numbers] if found["plain_labels"] else None
-        samples = model.sample(index=numbers, label=labels, steps=found["steps"], seed=found["seed"])
+        texts = [found["plain_texts"][i] for i in numbers] if found.get("plain_texts") else None
+        samples = model.sample(index=numbers, label=labels, text=texts, steps=found["steps"], seed=found["seed"])
         real = train.tensor([j for _, j, _ in check["pairs"]])
         strip = torch.cat([samples.cpu().clamp(-1, 1), real])
         caption = "above: the samples nearest to a training picture, nearest first; below: that picture"

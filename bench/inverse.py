@@ -16,6 +16,7 @@ import argparse
 import json
 import math
 import statistics
+import sys
 import time
 
 import torch
@@ -30,7 +31,7 @@ from backdrift.sample import sample
 EVENT = (1, 16, 16)
 
 
-def cost(repeats: int, steps: int = 4) -> dict[str, float]:
+def cost(repeats: int, steps: int = 3) -> dict[str, float]:
     """Seconds of a step over those of an unconditional one."""
     torch.manual_seed(0)
     shape, n = (1, 32, 32), 4
@@ -133,12 +134,14 @@ def peers(n: int, steps: int) -> dict[str, dict]:
         for label, run in our.items():
             draws = run(denoiser, ours, y, n, steps=steps, noise=bd.Noise.of(0, n))
             rows[label] = score(draws, mean, variance)
+            print(name, label, rows[label], file=sys.stderr, flush=True)
         for label, make in their.items():
             torch.manual_seed(0)
             try:
                 rows[label] = score(2 * make()(repeated.clone(), physics).double() - 1, mean, variance)
             except Exception as error:  # a peer's own limits are a finding, too
                 rows[label] = {"fails": f"{type(error).__name__}: {error}"[:120]}
+            print(name, label, rows[label], file=sys.stderr, flush=True)
         found[name] = rows
     return found
 

@@ -104,6 +104,16 @@ def test_draws_do_not_depend_on_their_neighbours(name):
     torch.testing.assert_close(each[3:4], own, rtol=1e-8, atol=1e-8)
 
 
+def test_exact_draws_do_not_depend_on_their_batch_either():
+    denoiser, y = prior().denoiser(Process(bd.schedule.VP())), random(2, seed=3)
+    for run in (Exact(), Exact(solver=bd.solvers.DDIM(eta=1.0))):
+        together = run(denoiser, linear(), y, 5, steps=6, noise=Noise.of(0, 5))
+        alone = run(denoiser, linear(), y, 1, steps=6, noise=Noise(0, torch.tensor([3])))
+        torch.testing.assert_close(together[3:4], alone, rtol=1e-8, atol=1e-8)
+        with pytest.raises(UserError, match="single measurement"):
+            run(denoiser, linear(), random(5, 2), 5, steps=6, noise=Noise.of(0, 5))
+
+
 @pytest.mark.parametrize("schedule", [bd.schedule.Flow(), bd.schedule.EDM()])
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_any_schedule_serves_and_steps_are_counted(name, schedule):

@@ -90,7 +90,10 @@ def main(arguments: list[str]) -> None:
     write_values(window.restore(made.samples), out / "samples.npy")
     name = options.sampler or type(sampler).__name__
     words = f"{options.operator}, noise {options.noise:g}, by {name}: {options.n} draws of {options.steps} steps"
-    next_ = f"Whether {name} can be believed on this problem: backdrift diagnose {options.run} (see its --help)."
+    next_ = (
+        f"Whether {name} can be believed on this problem is measured by backdrift diagnose {options.run} --operator "
+        f"{options.operator} --sampler {name.lower()}."
+    )
     write_text(out / "page.html", reconstruction_page(made, truth, "Reconstruction", words, [next_]))
     for what, value in figures(made, truth):
         say(f"{what}: {value}")

@@ -112,7 +112,8 @@ class Exact(PosteriorSampler):
     def __call__(self, denoiser, measurement, y, n, *, steps, noise, on_step=None):
         guided = self.guide(denoiser, measurement, y)
         if self.solver is None:
-            return guided.distribution.draw(n, noise.seed)
+            # sample i of a seed is the same in any batch
+            return guided.distribution.draw(int(noise.index.max()) + 1, noise.seed)[noise.index]
         x1, _ = begin(denoiser, measurement, y, n, noise)
         return drawn(guided, x1, self.solver, self.grid, steps, noise, on_step)
 

@@ -19,16 +19,20 @@ from backdrift.evaluate.features import PixelPCA, extract
 from backdrift.fewstep.consistency import UNIT
 from backdrift.fewstep.methods import Method, Paths, Stage
 from backdrift.fewstep.trajectory import Halving
+from backdrift.interop.diffusers import is_folder
 from backdrift.model import Model, load
 from backdrift.onestep import NO_MEASURE, Watch
+from backdrift.process.gaussian import Gaussian
 from backdrift.run import Run
 from backdrift.sample import sample
 from backdrift.sample.default import default_grid
 from backdrift.sample.plan import Plan
 from backdrift.sample.sde import DDIM, Jump
+from backdrift.target import EDM_F
 from backdrift.train.ema import Power, Snapshots
 from backdrift.train.loop import Trained, train
-from backdrift.train.options import TrainOptions
+from backdrift.train.networks import ForeignNet
+from backdrift.train.options import TrainOptions, for_pictures
 from backdrift.train.rate import Constant, Cosine
 from backdrift.train.stream import draw
 
@@ -60,30 +64,25 @@ def distill(
 ) -> Model:
     """A student of a trained run that samples in `steps` evaluations: a run like any other, with plans for them.
 
-    method: `Paths()` by default. run: its folder, by default the teacher's with "-distilled"; called again, it goes on
-    where it stopped. pictures: the teacher's data by default.
+    teacher: a run's, or that of a folder that diffusers wrote, which must stay where it is. method: `Paths()` by
+    default. run: its folder, by default the teacher's with "-distilled"; called again, it goes on where it stopped.
+    pictures: the teacher's data by default; needed for a folder from elsewhere.
 
     Raises `UserError` for a teacher without a run folder, or one that the method cannot serve, before any training;
     `Collapse` where a training collapses.
     """
     method, effort = method or Paths(), effort or Effort()
-    if teacher.folder is None or not isinstance(teacher.denoiser, Network) or not Run(teacher.folder).begun():
-        raise UserError("Only a trained run can be distilled; load it from its folder.")
-    if teacher.denoiser.ends_path or "toward" in teacher.denoiser.told:
+    network, options, pictures, start = beginning(teacher, pictures)
+    if network.ends_path or "toward" in network.told:
         raise UserError("This run is a student already; distill its teacher.")
     if steps not in COUNTS:
         raise UserError(f"A student has {', '.join(map(str, COUNTS))} evaluations, not {steps}.")
-    options = Run(teacher.folder).options()
     folder = Path(run) if run is not None else teacher.folder.with_name(teacher.folder.name + "-distilled")
-    pictures = pictures or data.load(Run(teacher.folder).config()["data"]["source"])
-    stages = method.stages(teacher.denoiser.sigma_data, steps)
-    if pictures.shape != teacher.event_shape:
-        raise UserError(f"The teacher makes pictures of shape {teacher.event_shape}, and these have {pictures.shape}.")
+    stages = method.stages(network.sigma_data, steps)
     for stage in stages:
-        rehearse(stage, teacher.denoiser, pictures, replace(stage_options(options, stage, effort), batch=2, parts=1))
+        rehearse(stage, network, pictures, replace(stage_options(options, stage, effort), batch=2, parts=1))
     if on_notice:
         on_notice(NO_MEASURE)
-    start: Path = teacher.folder
     trained: Trained | None = None
     for n, stage in enumerate(stages):
         last = n == len(stages) - 1
@@ -103,6 +102,37 @@ def distill(
     for count, plan in plans(student.denoiser, stages[-1].objective, steps, pictures).items():
         plan.save(Run(folder).tuned_plan(count))
     return student
+
+
+def beginning(teacher: Model, pictures: Pictures | None) -> tuple[Network, TrainOptions, Pictures, Path | None]:
+    """The teacher's network, the options of its training, its data, and the run whose weights are the start.
+
+    A folder that diffusers wrote has its weights in its network, and options by the size of the pictures.
+    """
+    if teacher.folder is not None and is_folder(teacher.folder):
+        if teacher.decode is not None:
+            raise UserError(
+                "This folder's model works on codes and not on pictures, and codes cannot be distilled yet."
+            )
+        if pictures is None:
+            raise UserError("A folder from elsewhere does not say what it was trained on; give pictures (--data).")
+        check_shape(teacher, pictures)
+        std, schedule = pictures.split()[0].std, teacher.denoiser.process.schedule
+        net = ForeignNet(str(teacher.folder.resolve()), std)
+        options = replace(for_pictures(pictures), net=net, target=EDM_F(std), schedule=schedule, label_dropout=0.0)
+        net = net.build(pictures.shape, len(pictures.classes))
+        return Network(net, Gaussian(schedule), options.target, pictures.shape, std), options, pictures, None
+    if teacher.folder is None or not isinstance(teacher.denoiser, Network) or not Run(teacher.folder).begun():
+        raise UserError("Only a trained run can be distilled; load it from its folder.")
+    pictures = pictures or data.load(Run(teacher.folder).config()["data"]["source"])
+    check_shape(teacher, pictures)
+    return teacher.denoiser, Run(teacher.folder).options(), pictures, teacher.folder
+
+
+def check_shape(teacher: Model, pictures: Pictures) -> None:
+    """Raises `UserError` unless the teacher makes such pictures."""
+    if pictures.shape != teacher.event_shape:
+        raise UserError(f"The teacher makes pictures of shape {teacher.event_shape}, and these have {pictures.shape}.")
 
 
 def rehearse(stage: Stage, network: Network, pictures: Pictures, options: TrainOptions) -> None:

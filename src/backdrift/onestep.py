@@ -19,7 +19,9 @@ from backdrift.evaluate.distances import frechet
 from backdrift.evaluate.features import PixelPCA, extract
 from backdrift.sample import sample
 
-LOST, ALIKE, WILD = 0.5, 0.1, 3.0  # spreads: of the best so far, late in a training, and at any time
+LOST = 0.5  # of the best spread so far: less is a fall
+ALIKE, WILD = 0.1, 3.0  # spreads that no training ends with, and none that has been better returns to
+SOON = 500  # steps before which nothing can be said of a training that has not been better
 
 NO_MEASURE = (
     "The loss of a few-step training is no measure of its progress: judge by the Fréchet distance of its samples, "
@@ -62,12 +64,15 @@ class Watch:
 
     def check(self, step: int, share: float, words: str) -> None:
         """Raises `Collapse` for this spread, over the data's, of samples made in so many evaluations."""
-        if not share <= WILD:
-            seen = "not finite" if math.isnan(share) else f"{share:.1f} times as spread as the data"
-        elif (self.best >= LOST and share < LOST * self.best) or (4 * step >= 3 * self.steps and share < ALIKE):
+        late, good = step >= max(SOON, 0.75 * self.steps), self.best >= LOST
+        if math.isnan(share):
+            seen = "not finite"
+        elif share > WILD and (good or late):
+            seen = f"{share:.1f} times as spread as the data"
+        elif (good and share < LOST * self.best) or (late and share < ALIKE):
             seen = f"almost alike, with {share:.2f} of the data's spread, where they have had {self.best:.2f}"
         else:
-            self.best = max(self.best, share)
+            self.best = max(self.best, share) if share <= WILD else self.best
             return
         raise Collapse(
             f"The training has collapsed by step {step} of {self.steps}: its samples in {words} are {seen}. Use a "

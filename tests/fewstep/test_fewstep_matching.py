@@ -123,13 +123,14 @@ def test_watch_stops_what_has_collapsed_and_says_so(pictures):
     with pytest.raises(Collapse, match="not finite"):
         watch.check(40, math.nan, "one evaluation")
     with pytest.raises(Collapse, match="almost alike"):
-        Watch(pictures, steps=100, n=32).check(80, 0.05, "one evaluation")
+        Watch(pictures, steps=1000, n=32).check(800, 0.05, "one evaluation")
+    Watch(pictures, steps=100, n=32).check(100, 0.05, "one evaluation")  # too short to say
     real = pictures.split()[0].tensor()
     assert watch.spread == pytest.approx(float(real.flatten(1).std(0).square().mean().sqrt()), rel=1e-3)
     assert math.isnan(spread(torch.full((3, 1, 8, 8), math.nan)))
 
 
-def test_a_collapse_stops_the_training_with_its_figures_recorded(pictures, tmp_path):
+def test_a_collapse_stops_the_training_with_its_figures_recorded(pictures, tmp_path, monkeypatch):
     from backdrift.run import Run
     from backdrift.train.loop import train
     from backdrift.train.networks import UNetChoice
@@ -142,5 +143,6 @@ def test_a_collapse_stops_the_training_with_its_figures_recorded(pictures, tmp_p
     train(pictures, options, run=tmp_path / "a", on_sample=watch)
     shown = [r for r in Run(tmp_path / "a").metrics() if "watched_fd" in r]
     assert [r["step"] for r in shown] == [2, 4, 6, 8] and all(math.isfinite(r["watched_fd"]) for r in shown)
+    monkeypatch.setattr("backdrift.onestep.SOON", 6)
     with pytest.raises(Collapse, match="by step 6 of 8"):
         train(pictures, options, run=tmp_path / "b", on_sample=Watch(pictures, steps=8, n=16))

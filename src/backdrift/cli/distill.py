@@ -20,7 +20,9 @@ class Distill:
     """
 
     run: Positional[Path]
-    """The teacher's run folder."""
+    """The teacher's run folder, or one that diffusers wrote (with --data)."""
+    data: str | None = None
+    """The pictures, as for backdrift train; by default those of the run."""
     steps: int = 2
     """Evaluations of the student: 1, 2 or 4."""
     method: str = "paths"
@@ -45,6 +47,7 @@ class Distill:
 
 def main(arguments: list[str]) -> None:
     from backdrift.cli.choices import few_step
+    from backdrift.cli.train import Train, read
     from backdrift.distillation import Effort, distill
     from backdrift.model import load
     from backdrift.progress import training_bar
@@ -66,6 +69,7 @@ def main(arguments: list[str]) -> None:
             method=method,
             effort=Effort(options.updates, options.batch, options.lr),
             run=options.out,
+            pictures=None if options.data is None else read(Train(data=options.data)),
             device=options.device,
             command=["backdrift", "distill", *arguments],
             on_progress=bar,

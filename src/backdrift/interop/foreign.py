@@ -198,3 +198,22 @@ def mean_at(denoiser: Denoiser, x: Tensor, alpha: Tensor, sigma: Tensor, cond: M
     ours = schedule.alpha_sigma(t)
     size = torch.hypot(ours[0] * scale, ours[1]) / torch.hypot(alpha * scale, sigma)
     return denoiser(expand(size, x) * x, t, cond).mean
+
+
+class Restated(nn.Module):
+    """A foreign denoiser as a net in this library's words, so that a `Network` can be trained from it.
+
+    Called as net(u, w, cond) with the state u in units of its own spread and the noise angle w, for data of this
+    standard deviation; returns what the target `EDM_F` asks for.
+    """
+
+    def __init__(self, denoiser: Foreign, std: float):
+        super().__init__()
+        self.denoiser, self.std = denoiser.requires_grad_(True), std
+
+    def forward(self, u: Tensor, w: Tensor, cond: Mapping | None = None) -> Tensor:
+        schedule, w = self.denoiser.process.schedule, w.double().clamp_min(1e-3)
+        t = schedule.time(-2 * (w.tan() * self.std).log()).clamp(0, 1)
+        alpha, sigma = schedule.alpha_sigma(t)
+        mean = self.denoiser(expand(torch.hypot(sigma, alpha * self.std), u) * u, t, cond).mean
+        return (mean / self.std - expand(w.cos(), u) * u) / expand(w.sin(), u)

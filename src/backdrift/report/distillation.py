@@ -58,7 +58,7 @@ class Comparison:
 
 def compare(teacher: Model, student: Model, steps: int, n: int, guidance: float = 1.0) -> Comparison:
     """The teacher at `REFERENCE` and at few evaluations (tuned plans where it has them), and the student."""
-    pictures = data.load(Run(teacher.folder).config()["data"]["source"])
+    pictures = data.load(Run(student.folder).config()["data"]["source"])
     train, held = pictures.split()
     real, known = held.tensor(), train.tensor()
     features = PixelPCA.fit(known, min(24, known[0].numel(), len(known) - 1))

@@ -187,6 +187,24 @@ class FileNet(NetChoice):
         return net
 
 
+@kind("net.Foreign")
+@dataclass(frozen=True)
+class ForeignNet(NetChoice):
+    """The network of a folder that diffusers wrote, with its weights, for data of this standard deviation.
+
+    The folder must stay where it is: its config says how the network is built.
+    """
+
+    path: str
+    std: float
+
+    def build(self, shape, classes, outputs=None):
+        from backdrift.interop.diffusers import load
+        from backdrift.interop.foreign import Restated
+
+        return Restated(load(self.path), self.std)
+
+
 @kind("net.Given")
 @dataclass(frozen=True)
 class GivenNet(NetChoice):

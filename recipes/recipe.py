@@ -37,8 +37,16 @@ def parser(doc: str, run: str, *, data: bool = True) -> argparse.ArgumentParser:
     return words
 
 
-def run(words: argparse.Namespace, pictures: bd.data.Pictures, options: bd.TrainOptions) -> None:
-    """Train on `pictures` with `options` as `words` change them; then samples, evaluation and report in the folder."""
+def run(
+    words: argparse.Namespace,
+    pictures: bd.data.Pictures,
+    options: bd.TrainOptions,
+    further: Callable[[bd.Model], None] | None = None,
+) -> None:
+    """Train on `pictures` with `options` as `words` change them; then samples, evaluation and report in the folder.
+
+    further: what the recipe measures besides, of the model.
+    """
     if words.small:
         options = small(options)
     if words.steps is not None:
@@ -60,6 +68,8 @@ def run(words: argparse.Namespace, pictures: bd.data.Pictures, options: bd.Train
     write_json(folder.folder / "evaluation.json", found.to_dict())
     print("\n".join(found.lines()))
     print(f"report  {write_report(folder, model, pictures)}")
+    if further is not None:
+        further(model)
 
 
 def small(options: bd.TrainOptions) -> bd.TrainOptions:

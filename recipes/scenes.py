@@ -33,12 +33,13 @@ def main():
         net=UNetChoice(width=32, multipliers=(1, 2, 4), blocks=1, attention=(1, 2)),
         snapshots=Snapshots(count=0),
     )
-    recipe.run(words, pictures, options.with_text(OwnText.of(pictures)))
-    found = composition(
-        bd.load(words.run, words.device), n=words.samples // 10, guidance=words.guidance, steps=words.evaluations
-    )
-    write_json(words.run / "composition.json", found.to_dict())
-    print("\n".join(found.lines()))
+
+    def count(model: bd.Model) -> None:
+        found = composition(model, n=max(1, words.samples // 10), guidance=words.guidance, steps=words.evaluations)
+        write_json(words.run / "composition.json", found.to_dict())
+        print("\n".join(found.lines()))
+
+    recipe.run(words, pictures, options.with_text(OwnText.of(pictures)), count)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ CASES = {  # the side and mode of the pictures, folders that are labels, and fur
     "cifar10_transformer_flow": (32, "RGB", ("cat", "dog"), ()),
     "emoji": (72, "RGBA", (), ()),
     "emoji 64": (72, "RGBA", (), ("--size", "64")),
+    "scenes": (None, None, (), ()),
     "ct64": (64, "L", ("AbdomenCT", "ChestCT", "HeadCT"), ()),
 }
 
@@ -38,6 +39,9 @@ def archive(folder, side, mode, classes, count=420):
             Image.fromarray(generator.integers(0, 256, shape, dtype=np.uint8)).save(content, "PNG")
             name = f"{classes[i * len(classes) // count]}/{i:04}.png" if classes else f"{i:04}.png"
             out.writestr(name, content.getvalue())
+        if mode == "RGBA":
+            texts = ({"file_name": f"{i:04}.png", "text": ("red heart", "sun")[i % 2]} for i in range(count))
+            out.writestr("metadata.jsonl", "\n".join(map(json.dumps, texts)))
     return [str(path)]
 
 
@@ -57,12 +61,13 @@ def test_a_recipe_reads_its_data_and_its_options_train(name, tmp_path, monkeypat
     script = str(RECIPES / f"{name.split()[0]}.py")
     monkeypatch.setattr(sys, "argv", [script, *words(name, tmp_path)])
     runpy.run_path(script, run_name="__main__")
-    [(_, pictures, options)] = asked
+    [(_, pictures, options, *_)] = asked
     side, _, classes, more = CASES[name]
-    wanted = {"digits": 8, "emoji": 32}.get(name, 64 if more else side)
+    wanted = {"digits": 8, "emoji": 32, "scenes": 24}.get(name, 64 if more else side)
     assert pictures.shape[1:] == (wanted, wanted)
     assert pictures.classes == (classes or (tuple("0123456789") if name == "digits" else ()))
     options.net.build(pictures.shape, len(pictures.classes))
+    assert (options.text is not None) == (name.split()[0] in ("emoji", "scenes"))
     trained = bd.train(pictures, replace(recipe.small(options), steps=1, batch=2), progress=False)
     assert trained.sample(1, steps=1).isfinite().all()
 

@@ -3,15 +3,15 @@
     python bench/directions.py --run runs/one-thing > directions.json
 
 Trains, in the folder `--run`, an encoder that knows where things are (`views_for(placed=True)`) and a U-Net that is
-told its representations, on 20,000 scenes of one thing whose shape, colour, size and place are independent. A second
-call measures only.
+told its representations, on 20,000 scenes of one thing whose shape, colour, size and place are independent, at half
+their size (12 x 12; places are even, so that shapes stay whole). A second call measures only.
 
 Then, for x and y (columns and rows), size and the three colour channels: the direction in which the representation
 follows the attribute with the others held (`effects`), and `--n` held-out pictures taken along it, the same noise at
 every step. The checker of `bd.data.scenes` reads the attributes of every sample: means and steps are over pictures
 that it recognises at every amount; "stays" is the share of the samples whose other attributes are those at amount 0 (a
-place: within a pixel). Path lengths are those of the ways between held-out pictures along the arc of their
-representations and by fading one into the other (at half-way).
+place: within a pixel, two of the whole size). Path lengths are those of the ways between held-out pictures along the
+arc of their representations and by fading one into the other (at half-way).
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 import backdrift as bd
 from backdrift.data import save_grid
 from backdrift.data.scenes import Meaning, Thing, draw, see, show
-from backdrift.data.scenes.words import COLOURS, SHAPES, SIZES
+from backdrift.data.scenes.words import COLOURS, SIZES
 from backdrift.noise import Noise
 from backdrift.represent import (
     Contrast,
@@ -46,6 +47,7 @@ from backdrift.train.loop import train
 from backdrift.train.networks import UNetChoice
 from backdrift.train.options import for_pictures
 
+SHAPES = ("square", "circle", "triangle")  # a large cross at half size is none that the checker knows
 AMOUNTS = (-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5)  # in standard deviations of the attribute
 STEPS = 10
 NAMES = ("x", "y", "size", "red", "green", "blue", *SHAPES[1:])
@@ -59,9 +61,17 @@ def one_thing(count: int, seed: int) -> bd.data.Pictures:
         for row in u
     ]
     placed = show([Meaning(Thing(*word)) for word in words], seed, range(count))
-    pixels = torch.from_numpy(np.stack([draw(one) for one in placed]))
+    even = [(replace(one, x=one.x - one.x % 2, y=one.y - one.y % 2),) for (one,) in placed]
+    whole = torch.from_numpy(np.stack([draw(one) for one in even]))
+    pixels = F.avg_pool2d(whole.float(), 2).round().to(torch.uint8)
     source = {"kind": "one thing", "count": count, "seed": seed}
     return bd.data.Pictures(pixels, None, (), [str(i) for i in range(count)], source, validation=0.05)
+
+
+def seen(pictures: torch.Tensor) -> list:
+    """What the checker sees, at the size that it knows; None where it is not one thing."""
+    found = see(F.interpolate(pictures.cpu(), scale_factor=2))
+    return [things if things is not None and len(things) == 1 else None for things in found]
 
 
 def trained(run: Path, pictures, encoder_steps: int, steps: int) -> None:
@@ -73,13 +83,13 @@ def trained(run: Path, pictures, encoder_steps: int, steps: int) -> None:
     contrast = Contrast(64, views=views_for(pictures.shape, placed=True))
     encoding = replace(base, net=choice, objective=contrast, steps=encoder_steps, batch=256, weight_decay=0.01)
     train(pictures, encoding, run=run / "encoder")
-    net = InformedChoice(UNetChoice(width=32, multipliers=(1, 2, 2), blocks=1, attention=(2,)), choice, 64)
-    told = replace(base, net=net, derived=(Likeness(dropout=0.1),), steps=steps, batch=64)
+    net = InformedChoice(UNetChoice(width=32, multipliers=(1, 2), blocks=1, attention=(1,)), choice, 64)
+    told = replace(base, net=net, derived=(Likeness(dropout=0.1),), steps=steps)
     train(pictures, told, run=run / "pictures", start_from=run / "encoder")
 
 
 def attributes(things) -> torch.Tensor:
-    """Of scenes of one thing (B,): column, row, size (0 small, 1 large), red, green, blue, and three of the shapes."""
+    """Of scenes of one thing (B,): column, row, size (0 small, 1 large), red, green, blue, and two of the shapes."""
     rows = []
     for (one,) in things:
         shapes = [float(one.shape == shape) for shape in SHAPES[1:]]
@@ -96,19 +106,20 @@ def explained(known, known_attributes, new, new_attributes) -> list[float]:
 
 def followed(model, start, direction, place: int, spread: float) -> dict:
     """What the checker reads along a direction. place: of the attribute; spread: its standard deviation."""
-    seen = [see(row) for row in walk(model, start, direction, AMOUNTS, steps=STEPS)]
+    found = [seen(row) for row in walk(model, start, direction, AMOUNTS, steps=STEPS)]
     middle = len(AMOUNTS) // 2
-    whole = [row for row in seen if all(one is not None and len(one) == 1 for one in row)]
+    whole = [row for row in found if None not in row]
+    share = sum(one is not None for row in found for one in row) / (len(found) * len(AMOUNTS))
+    result = {"n": len(found), "recognised": share, "recognised at every amount": len(whole)}
+    if len(whole) < 2:
+        return result
     read = torch.stack([attributes(row) for row in whole])  # (pictures, amounts, attributes)
     moved = read - read[:, middle : middle + 1]
-    groups = {"place": (0, 1), "size": (2,), "colour": (3, 4, 5), "shape": (6, 7, 8)}
+    groups = {"place": (0, 1), "size": (2,), "colour": (3, 4, 5), "shape": (6, 7)}
     stays = {name: [k for k in members if k != place] for name, members in groups.items()}
     curve = read[:, :, place].mean(0)
     steps = moved[:, :, place].diff(dim=1)
-    share = sum(one is not None and len(one) == 1 for row in seen for one in row) / (len(seen) * len(AMOUNTS))
-    found = {
-        "n": len(seen),
-        "recognised": share,
+    result |= {
         "mean along the way": curve.tolist(),
         "half-width of its 95 % interval": (1.96 * read[:, :, place].std(0) / len(read) ** 0.5).tolist(),
         "asked for": [amount * spread for amount in AMOUNTS],
@@ -118,16 +129,16 @@ def followed(model, start, direction, place: int, spread: float) -> dict:
     for name, members in stays.items():
         if members:
             still = moved[:, :, members].abs().amax(2)
-            found[f"{name} stays"] = float((still <= (1.0 if name == "place" else 0.0)).double().mean())
-    return found
+            result[f"{name} stays"] = float((still <= (2.0 if name == "place" else 0.0)).double().mean())
+    return result
 
 
 def main() -> None:
     torch.set_num_threads(1)
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--run", type=Path, required=True)
-    parser.add_argument("--encoder-steps", type=int, default=120)
-    parser.add_argument("--steps", type=int, default=240)
+    parser.add_argument("--encoder-steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--n", type=int, default=40)
     parser.add_argument("--sheet", type=Path, help="a .png of one picture along every direction")
     options = parser.parse_args()
@@ -136,7 +147,7 @@ def main() -> None:
     model = bd.load(options.run / "pictures")
     train_part, held_out = pictures.split()
     known, new = train_part.tensor(range(4000)), held_out.tensor()
-    known_attributes, new_attributes = attributes(see(known)), attributes(see(new))
+    known_attributes, new_attributes = attributes(seen(known)), attributes(seen(new))
     told, fresh = (torch.cat([representation_of(model.denoiser, x) for x in y.split(500)]) for y in (known, new))
     shares = explained(told, known_attributes, fresh, new_attributes)
     print(json.dumps({"explained linearly": dict(zip(NAMES, shares, strict=True)), "n": len(new)}), flush=True)
@@ -176,8 +187,7 @@ def ways(model, pictures, representations) -> dict:
             half = 1.96 * float(lengths.std()) / count**0.5
             found[f"path length in {space}, {way}"] = [float(lengths.mean()), half]
     for way, half_way in (("representation", make(arc(first, second, 0.5))), ("fade", a.lerp(b, share))):
-        things = see(half_way)
-        found[f"half-way is one recognised thing, {way}"] = sum(x is not None and len(x) == 1 for x in things) / count
+        found[f"half-way is one recognised thing, {way}"] = sum(one is not None for one in seen(half_way)) / count
     return found
 
 

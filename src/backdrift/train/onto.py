@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from backdrift.config import kind
 from backdrift.errors import UserError
 from backdrift.train.checkpoint import checksum, put
-from backdrift.train.networks import FileNet, GivenNet, NetChoice
+from backdrift.train.networks import FileNet, GivenNet, MPUNetChoice, NetChoice
 from backdrift.train.texts import TextEncoder
 
 
@@ -63,6 +63,11 @@ class ControlledChoice(Onto):
     """`nets.control.Controlled`: a side network follows condition pictures. pictures: their names and channels."""
 
     pictures: Mapping[str, int]
+
+    @property
+    def pace(self) -> float:
+        """That of the base, but for the magnitude-preserving one: the joins are ordinary layers."""
+        return 1.0 if isinstance(self.net, MPUNetChoice) else self.net.pace
 
     def build(self, shape, classes, outputs=None):
         from backdrift.nets.control import Controlled

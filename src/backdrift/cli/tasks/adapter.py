@@ -27,12 +27,8 @@ class Adapter(Task):
         base = base_of(typed, "adapter")
         made, options = kept(made, base), base.options()
         net = AdaptedChoice.of(options.net, base.folder, self.rank, options.text)
-        made = replace(made, net=net, derived=options.derived)
-        return replace(
-            made,
-            lr=made.lr if typed.lr is None else typed.lr,
-            steps=min(made.steps, 300) if typed.steps is None and typed.length is None else made.steps,
-        )
+        steps = made.steps if typed.steps or typed.length else min(made.steps, 300)
+        return replace(made, net=net, derived=options.derived, steps=steps)
 
     def drawing(self, pictures, run):
         return Generate().drawing(pictures, run)

@@ -30,10 +30,8 @@ class Control(Task):
 
         base, derived = base_of(typed, "control"), self.derived()
         made = kept(made, base)
-        if typed.lr is None:
-            made = replace(made, lr=made.lr / 2)
         net = ControlledChoice(base.options().net, channels(derived, pictures.shape))
-        return replace(made, net=net, derived=derived)
+        return replace(made, net=net, derived=derived, lr=made.lr * net.pace if typed.lr is None else typed.lr)
 
     def derived(self):
         """The conditions that were typed, as objects."""

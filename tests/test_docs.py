@@ -52,3 +52,9 @@ def test_the_tutorial_is_up_to_date(monkeypatch):
 def test_a_page_with_code_is_up_to_date(name):
     page = (ROOT / "docs" / name).read_text(encoding="utf-8")
     assert docs.without_numbers(docs.execute(page)) == docs.without_numbers(page)
+
+
+@pytest.mark.slow
+def test_the_page_on_trust_is_up_to_date():
+    page = (ROOT / "docs" / "trust.md").read_text(encoding="utf-8")
+    assert docs.without_numbers(docs.execute(page)) == docs.without_numbers(page)

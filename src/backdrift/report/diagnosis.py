@@ -173,8 +173,8 @@ def _budget(found: Diagnosis) -> str:
     curves = []
     for name, rung in found.rungs.items():
         if rung.watch is not None and rung.watch.budget:
-            nats = [value for value, _ in rung.watch.budget]
-            curves.append(Curve(name, rung.watch.times, nats, dashed=rung is not found.judged))
+            times, nats, _ = zip(*rung.watch.budget, strict=True)
+            curves.append(Curve(name, times, nats, dashed=rung is not found.judged))
     return chart("Divergence added per step, nats", curves, Axis("t"), Axis("nats", log=True))
 
 

@@ -8,6 +8,7 @@ from backdrift.trust.extraction import Extraction, extraction, seeds_agree
 from backdrift.trust.klip import Klip, Path, Renoised, klip
 from backdrift.trust.law import Limits
 from backdrift.trust.ranks import RankReport, against
+from backdrift.trust.remedy import advice, remedied
 from backdrift.trust.screen import Screening, screen
 from backdrift.trust.verdict import Finding, Verdict
 from backdrift.trust.weights import PathWeights, Reweighted, path_weights
@@ -30,6 +31,7 @@ __all__ = [
     "Reweighted",
     "Screening",
     "Verdict",
+    "advice",
     "against",
     "auroc",
     "baselines",
@@ -39,6 +41,7 @@ __all__ = [
     "klip",
     "path_weights",
     "pixel_auroc",
+    "remedied",
     "screen",
     "seeds_agree",
 ]

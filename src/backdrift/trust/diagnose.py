@@ -209,7 +209,7 @@ def diagnose(
     judged = list(runs)[-1]
     extra: list[Finding] = []
     for name, (one, denoiser) in runs.items():
-        watch = Watch(problem, steps, kernel=Kernel.of(one, process, steps))
+        watch = Watch(problem, kernel=Kernel.of(one, process, steps))
         x = _run(one, denoiser, problem, n, steps, _seed(seed, name), watch)
         broken = int((~torch.isfinite(x).flatten(1).all(1)).sum())
         if broken:

@@ -116,19 +116,18 @@ class Watch:
     """Looks at some of a sampler's steps. An `on_step`.
 
     rows: how many of the steps. kernel: the sampler's chain, for the error budget, or None. times, radii (per view, the
-    draws' distances from their centre), lines (of the state), ends (lines of the predicted x_0), budget (nats per step,
-    with its error): one entry per step looked at.
+    draws' distances from their centre), lines (of the state), ends (lines of the predicted x_0): one entry per step
+    looked at. budget: (t, nats of that step, their standard error), of the steps with noise.
     """
 
     problem: Problem
-    steps: int
     rows: int = 12
     kernel: Kernel | None = None
     times: list[float] = field(default_factory=list)
     radii: list[dict[str, Tensor]] = field(default_factory=list)
     lines: list[Tensor] = field(default_factory=list)
     ends: list[Tensor] = field(default_factory=list)
-    budget: list[tuple[float, float]] = field(default_factory=list)
+    budget: list[tuple[float, float, float]] = field(default_factory=list)
 
     def __call__(self, step: Step) -> None:
         # a sampler may call its denoiser more often than it makes steps: what it says of its steps counts
@@ -140,15 +139,15 @@ class Watch:
         self.radii.append({name: _radii(part(points)) for name, part in _views(self.problem.seen).items()})
         self.lines.append(points @ self.problem.directions)
         self.ends.append(flat(step.mean.detach()).double() @ self.problem.directions)
-        if self.kernel is not None and step.n < len(self.kernel.std):
+        if self.kernel is not None and self.kernel.std[step.n] > 0:
             exact = self.problem.target(step.state.detach(), step.t).mean
             found = self.kernel.divergence(step.n, step.mean.detach(), exact)
-            self.budget.append((float(found.mean()), float(found.std() / len(found) ** 0.5)))
+            self.budget.append((float(step.t), float(found.mean()), float(found.std() / len(found) ** 0.5)))
 
     def nats(self) -> tuple[float, float]:
         """(the whole budget, its standard error): every step looked at stands for its neighbours as well."""
-        share = self.steps / len(self.budget)
-        return share * sum(b for b, _ in self.budget), share * math.hypot(*(e for _, e in self.budget))
+        share = sum(std > 0 for std in self.kernel.std) / len(self.budget)
+        return share * sum(nats for _, nats, _ in self.budget), share * math.hypot(*(e for *_, e in self.budget))
 
 
 def spread_over_time(watch: Watch, draws: Tensor, problem: Problem, limit: float) -> Effect:

@@ -76,6 +76,8 @@ class Problem:
     modes: Tensor | None = None
 
     def __post_init__(self):
+        if isinstance(self.prior, Atoms) and not self.prior.continuous:
+            raise UserError("The lens is for floating-point atoms, and these are tokens or fields.")
         self.measurement.check_events(self.prior.event_shape)
         if tuple(self.y.shape) != self.measurement.shape:
             raise UserError(f"The lens takes one y of shape {self.measurement.shape}, not {tuple(self.y.shape)}.")

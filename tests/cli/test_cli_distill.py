@@ -17,6 +17,11 @@ FLOW_MAPS = ("maps", "align", "trajectory", "alpha-flow")
 FEW = ("--updates", 4, "--batch", 16)
 
 
+@pytest.fixture(autouse=True)
+def quick_search(monkeypatch):
+    monkeypatch.setattr("backdrift.distillation.SEARCHED", 32)
+
+
 SLOW = [
     pytest.param(word, marks=pytest.mark.slow)
     for word in ("discrete", "continuous", "rectified", "align", "trajectory", "matching", "adversarial", "alpha-flow")

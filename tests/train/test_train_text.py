@@ -170,7 +170,7 @@ def test_captions_are_counted_by_kind(pictures):
     class Draws:
         """Draws what the caption says, but for two things, where it draws only what stands first."""
 
-        def sample(self, *, index, text, guidance, steps, seed):
+        def sample(self, *, index, text, guidance, steps, solver, seed):
             from backdrift.data.scenes import Meaning, draw, show
 
             placed = show([Meaning.read(one) for one in text], seed, index)

@@ -15,6 +15,7 @@ import torch
 from backdrift.data.scenes import Meaning, held_out, right, trained
 from backdrift.evaluate.intervals import wilson
 from backdrift.noise import Noise
+from backdrift.sample import Sampler
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Composition:
     counts: tuple[Count, ...]
     guidance: float
     steps: int
+    solver: str
     seed: int
 
     def over(self, name: str, kinds: Sequence[str]) -> Count:
@@ -64,7 +66,7 @@ class Composition:
 
     def lines(self) -> list[str]:
         """Plain text."""
-        made = f"guidance {self.guidance:g}, {self.steps} evaluations, seed {self.seed}"
+        made = f"guidance {self.guidance:g}, {self.steps} evaluations of {self.solver}, seed {self.seed}"
         return [*map(str, (*self.counts, self.unseen_one, self.unseen_two)), made]
 
     def to_dict(self) -> dict:
@@ -72,20 +74,24 @@ class Composition:
         return asdict(self)
 
 
-def composition(model, *, n: int = 100, guidance: float = 2.0, steps: int = 10, seed: int = 0) -> Composition:
+def composition(
+    model, *, n: int = 100, guidance: float = 2.0, steps: int = 20, solver: Sampler | None = None, seed: int = 0
+) -> Composition:
     """`n` pictures of `model`, trained with text on scenes, for each kind of held-out and of trained captions.
 
-    Every caption says all sizes that it can. Raises `UserError` for a model without text.
+    solver: None is the model's default. Every caption says all sizes that it can. Raises `UserError` for a model without
+    text.
     """
     known = dict(zip(("one thing, seen", "several, seen", "two things, seen"), trained(), strict=True))
     counts, first = [], 0
     for kind, meanings in {**held_out(), **known}.items():
         index = list(range(first, first + n))  # no two kinds share their noise
         captions = [meaning.text for meaning in draw(meanings, seed, index)]
-        made = model.sample(index=index, text=captions, guidance=guidance, steps=steps, seed=seed)
+        made = model.sample(index=index, text=captions, guidance=guidance, steps=steps, solver=solver, seed=seed)
         counts.append(Count(kind, sum(right(captions, made)), n))
         first += n
-    return Composition(tuple(counts), guidance, steps, seed)
+    name = "the default" if solver is None else str(solver)
+    return Composition(tuple(counts), guidance, steps, name, seed)
 
 
 def draw(meanings: Sequence[Meaning], seed: int, index: Sequence[int]) -> list[Meaning]:

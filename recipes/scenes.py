@@ -3,8 +3,8 @@
     python recipes/scenes.py
 
 U-Net of 2.1 million parameters and a text transformer of .4 million, trained together on captions of up to ten words.
-Where things stand is decided at high noise, so training times lie there. The measured run (docs/measured.md) spread them
-evenly over noise angles first and changed to high noise late; this single phase has not been run to its end.
+Where things stand is decided at high noise, so training times lie there. The measured run (docs/measured.md) spread
+them evenly over noise angles first and changed to high noise late; this single phase has not been run to its end.
 """
 
 from dataclasses import replace

@@ -79,8 +79,9 @@ def composition(
 ) -> Composition:
     """`n` pictures of `model`, trained with text on scenes, for each kind of held-out and of trained captions.
 
-    solver: None is the model's default. Every caption says all sizes that it can. Raises `UserError` for a model without
-    text.
+    solver: None is the model's default. Every caption says all sizes that it can.
+
+    Raises `UserError` for a model without text.
     """
     known = dict(zip(("one thing, seen", "several, seen", "two things, seen"), trained(), strict=True))
     counts, first = [], 0

@@ -31,13 +31,13 @@ from backdrift.sample import sample
 EVENT = (1, 16, 16)
 
 
-def cost(repeats: int, steps: int = 3) -> dict[str, float]:
-    """Seconds of a step over those of an unconditional one."""
+def cost(repeats: int, only: list[str] | None, steps: int = 3) -> dict[str, float]:
+    """Seconds of a step over those of an unconditional one, of all rules or those that `only` names."""
     torch.manual_seed(0)
     shape, n = (1, 32, 32), 4
     net = UNet(1, width=32)
     process = bd.process.Gaussian(bd.schedule.VP())
-    denoiser = bd.Network(net, process, bd.target.V, shape).requires_grad_(False)
+    denoiser = bd.Network(net, process, bd.target.V(), shape).requires_grad_(False)
     measurement = inverse.Downsample(2, shape, 0.1)
     y = torch.zeros(measurement.shape)
     rules = {
@@ -52,6 +52,7 @@ def cost(repeats: int, steps: int = 3) -> dict[str, float]:
         "DAPS": inverse.DAPS(inner=1),
         "StepDPS": inverse.StepDPS(),
     }
+    rules = {name: rule for name, rule in rules.items() if not only or name in only}
     noise = bd.Noise.of(0, n)
     x1, _ = begin(denoiser, measurement, y, n, noise)
 
@@ -96,8 +97,8 @@ def problem(name: str):
     return prior, ours, physics
 
 
-def peers(n: int, steps: int) -> dict[str, dict]:
-    """Scores of ours and theirs, for each problem."""
+def peers(n: int, steps: int, only: list[str] | None) -> dict[str, dict]:
+    """Scores of ours and theirs, for each problem; of those that `only` names, if it does."""
     import deepinv as dinv
     import numpy as np
     from deepinv.optim.data_fidelity import L2
@@ -131,14 +132,15 @@ def peers(n: int, steps: int) -> dict[str, dict]:
             "exact": inverse.Exact(),
         }
         rows = {}
-        for label, run in our.items():
-            draws = run(denoiser, ours, y, n, steps=steps, noise=bd.Noise.of(0, n))
+        wanted = only or [*our, *their]
+        for label in (label for label in our if label in wanted):
+            draws = our[label](denoiser, ours, y, n, steps=steps, noise=bd.Noise.of(0, n))
             rows[label] = score(draws, mean, variance)
             print(name, label, rows[label], file=sys.stderr, flush=True)
-        for label, make in their.items():
+        for label in (label for label in their if label in wanted):
             torch.manual_seed(0)
             try:
-                rows[label] = score(2 * make()(repeated.clone(), physics).double() - 1, mean, variance)
+                rows[label] = score(2 * their[label]()(repeated.clone(), physics).double() - 1, mean, variance)
             except Exception as error:  # a peer's own limits are a finding, too
                 rows[label] = {"fails": f"{type(error).__name__}: {error}"[:120]}
             print(name, label, rows[label], file=sys.stderr, flush=True)
@@ -159,11 +161,12 @@ if __name__ == "__main__":
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--n", type=int, default=64)
     parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--only", nargs="*")
     options = parser.parse_args()
     torch.set_num_threads(1)
     result = {"torch": torch.__version__}
     if options.repeats:
-        result["cost"] = cost(options.repeats)
+        result["cost"] = cost(options.repeats, options.only)
     if options.peers:
-        result["peers"] = peers(options.n, options.steps)
+        result["peers"] = peers(options.n, options.steps, options.only)
     print(json.dumps(result, indent=1))

@@ -38,7 +38,10 @@ def test_our_denoiser_in_the_unit_range():
     alpha = float(process.schedule.alpha_sigma(t)[0])
     expected = (denoiser(alpha * (2 * x - 1), t).mean + 1) / 2
     found = bd.interop.deepinv.denoiser(denoiser)(x, torch.tensor([sigma]))
+    assert found.dtype == x.dtype
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    wide = Mixture(torch.ones(1), torch.zeros(1, *EVENT).double(), 0.05).denoiser(process)
+    assert bd.interop.deepinv.denoiser(wide)(x, sigma).dtype == torch.float32
 
 
 @pytest.mark.interop

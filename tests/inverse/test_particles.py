@@ -9,6 +9,7 @@ import torch
 import backdrift as bd
 from backdrift.exact import Mixture
 from backdrift.inverse import DPS, Filtering, Linear, PiGDM, Twisted
+from backdrift.inverse.particles import _owned
 from backdrift.inverse.sampler import falling
 from backdrift.noise import Noise
 from backdrift.process import Gaussian as Process
@@ -80,6 +81,33 @@ def test_particles_bring_the_guide_to_the_posterior():
     assert one < exact - 10 * error  # the guide alone
     many, error = mass(24, 300)
     assert many == pytest.approx(exact, abs=0.02 + 3 * error)
+
+
+def test_filtering_weighs_by_what_each_step_predicts_of_the_next_y():
+    # two particles are never resampled, so their weights are products of what every step gives them
+    a, g, y, n, schedule = 0.7, 0.4, 0.9, 3, PROCESS.schedule
+    denoiser, noise = PRIOR.denoiser(PROCESS), Noise.of(0, n)
+    measurement = Linear(torch.tensor([[a]]).double(), g)
+    cloud = Filtering(count=2).cloud(denoiser, measurement, torch.tensor([y]).double(), n, steps=2, noise=noise)
+    t, s, _ = times = falling(bd.grids.Angle(), PROCESS, 2).tolist()
+    (alpha, sigma), (alpha_s, sigma_s), _ = (tuple(map(float, schedule.alpha_sigma(v))) for v in times)
+    like, own = torch.zeros(n, 1).double(), _owned(noise, 2)
+    y_s = alpha_s * y + sigma_s * a * noise.at("y", 0).normal(like)
+    added = sigma**2 - (alpha / alpha_s * sigma_s) ** 2
+    y_t = alpha / alpha_s * y_s + added**0.5 * a * noise.at("y", 1).normal(like)
+    y_s, y_t = y_s.repeat_interleave(2, 0), y_t.repeat_interleave(2, 0)
+
+    def toward(centre, std, y, alpha, noise):
+        u, v = centre + std * noise.at("x").normal(centre), y + alpha * g * noise.at("y").normal(y)
+        return u + std**2 * a * (v - a * u) / ((std * a) ** 2 + (alpha * g) ** 2)
+
+    x = toward(torch.zeros(2 * n, 1).double(), sigma, y_t, alpha, own)
+    centre = alpha / alpha_s * sigma_s**2 / sigma**2 * x + alpha_s * added / sigma**2 * denoiser(x, t).mean
+    std = sigma_s * added**0.5 / sigma
+    logs = -((y_s - a * centre) ** 2) / (2 * ((std * a) ** 2 + (alpha_s * g) ** 2))
+    D = denoiser(toward(centre, std, y_s, alpha_s, own.at("step", 0)), s).mean
+    logs = logs - (y - a * D) ** 2 / (2 * ((sigma_s / alpha_s * a) ** 2 + g**2))
+    torch.testing.assert_close(cloud.log_weights, logs.view(n, 2).log_softmax(1), rtol=1e-5, atol=1e-6)
 
 
 def test_filtering_is_exact_for_a_y_without_noise():

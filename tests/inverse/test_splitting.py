@@ -1,5 +1,6 @@
 """Splitting and optimising samplers against closed forms, quadrature and re-derivations."""
 
+import itertools
 import math
 
 import pytest
@@ -127,29 +128,32 @@ def test_red_diff_fits_y_and_lets_the_prior_fill_in_the_rest():
 
 
 def test_resample_draws_from_the_product_of_path_and_fit():
-    # a prior that is nearly a point has D = its mean, so that every law on the way is known
-    mean, A, y, n = torch.tensor([0.3, -0.2]).double(), torch.tensor([[1.0, 0.5]]).double(), torch.tensor([1.0]), 20000
-    schedule, seen = bd.schedule.VP(), []
-    denoiser = Gaussian(mean, torch.tensor(1e-10).double()).denoiser(Process(schedule))
-    run = ReSample(gamma=2.0)
-    draws = run(denoiser, Linear(A, 0.1), y.double(), n, steps=2, noise=Noise.of(0, n), on_step=seen.append)
-    t, s = seen[0].t, seen[1].t
-    (alpha, sigma), (alpha_s, sigma_s) = (tuple(map(float, schedule.alpha_sigma(v))) for v in (t, s))
-    fit = mean + A[0] * (1.0 - A[0] @ mean) / A[0].square().sum()
-    v = 2.0 * sigma_s**2 * (sigma_s**2 * 0 + sigma**2 - (alpha / alpha_s * sigma_s) ** 2) / alpha**2
-    v = v / (alpha**2 + sigma**2)
-    total = v + sigma_s**2
-    expected = (v * alpha_s * fit + sigma_s**2 * alpha_s * mean) / total
-    # of x' itself, sigma_s^2, and of the draw between the two
-    variance = sigma_s**2 * (sigma_s**2 / total) ** 2 + v * sigma_s**2 / total
-    state = seen[1].state
-    assert ((state.mean(0) - expected).abs() < 5 * math.sqrt(variance / n) + 0.01).all()
-    assert (state.var(0) / variance - 1).abs().max() < 0.04
+    # a prior that is nearly a point has D = its mean, so that every state is Gaussian, with moments by recursion
+    D, A, n, gamma = torch.tensor([0.3, -0.2]).double(), torch.tensor([[1.0, 0.5]]).double(), 20000, 0.2
+    process, seen = Process(bd.schedule.VP()), []
+    denoiser = Gaussian(D, torch.tensor(1e-10).double()).denoiser(process)
+    y, noise = torch.ones(1).double(), Noise.of(0, n)
+    draws = ReSample(gamma=gamma)(denoiser, Linear(A, 0.1), y, n, steps=4, noise=noise, on_step=seen.append)
+    fit = D + A[0] * (1.0 - A[0] @ D) / A[0].square().sum()
+    mean, variance = torch.zeros(2).double(), float(process.schedule.alpha_sigma(1.0)[1]) ** 2
+    for before, after in itertools.pairwise(seen):
+        (alpha, sigma), (alpha_s, sigma_s) = (
+            map(float, process.schedule.alpha_sigma(step.t)) for step in (before, after)
+        )
+        keep = alpha / alpha_s * sigma_s**2 / sigma**2
+        added = sigma**2 - (alpha / alpha_s * sigma_s) ** 2
+        path = keep * mean + alpha_s * added / sigma**2 * D
+        path_variance = keep**2 * variance + sigma_s**2 * added / sigma**2
+        v = gamma * sigma_s**2 * added / (alpha**2 * (alpha**2 + sigma**2))
+        mean = (v * alpha_s * fit + sigma_s**2 * path) / (v + sigma_s**2)
+        variance = path_variance * (sigma_s**2 / (v + sigma_s**2)) ** 2 + v * sigma_s**2 / (v + sigma_s**2)
+        assert ((after.state.mean(0) - mean).abs() < 5 * math.sqrt(variance / n)).all()
+        assert (after.state.var(0) / variance - 1).abs().max() < 0.05
     torch.testing.assert_close(draws, fit.expand(n, 2), atol=1e-6, rtol=0)
     # every other step: the first is left alone
     seen.clear()
-    ReSample(every=2)(denoiser, Linear(A, 0.1), y.double(), n, steps=2, noise=Noise.of(0, n), on_step=seen.append)
-    assert (seen[1].state.mean(0) - alpha_s * mean).abs().max() < 0.03
+    ReSample(every=2)(denoiser, Linear(A, 0.1), y, n, steps=2, noise=noise, on_step=seen.append)
+    assert (seen[1].state.mean(0) - float(process.schedule.alpha_sigma(seen[1].t)[0]) * D).abs().max() < 0.03
 
 
 def test_resample_fits_what_is_not_linear_up_to_the_noise():

@@ -103,7 +103,8 @@ class UnitRange(nn.Module):
     def forward(self, x: Tensor, sigma: float | Tensor, **_) -> Tensor:
         """E[x_0 | x_0 + sigma eps = x], (B, C, H, W); sigma: a number, or anything with one or B of them."""
         level = 2 * torch.as_tensor(sigma, dtype=torch.float64).cpu().reshape(-1).expand(len(x))
-        return (mean_at(self.denoiser, 2 * x - 1, torch.ones_like(level), level, None) + 1) / 2
+        mean = mean_at(self.denoiser, 2 * x - 1, torch.ones_like(level), level, None)
+        return ((mean + 1) / 2).to(x.dtype)
 
 
 def denoiser(ours: Denoiser) -> UnitRange:

@@ -41,12 +41,13 @@ from backdrift.sample.solver import Sampler
 class DAPS(PosteriorSampler):
     """x_t to a point by the flow, x_0 near it given y, then noised to s. Zhang et al. 2024, arXiv:2407.01521, Alg. 1.
 
-    inner: evaluations of the flow from each level; steps / inner levels are made. prior_std: the belief's variance is
-    that of a round prior of this standard deviation; None is theirs, sigma^2 / alpha^2, which in directions that A does
-    not see doubles the noise. langevin: steps for x_0 where it cannot be drawn exactly.
+    inner: evaluations of the flow from each level; steps / inner levels are made. With 1 the point is E[x_0 | x_t], the
+    belief's own mean; theirs is 5, whose point is itself a draw, so that draws spread too far. prior_std: the belief's
+    variance is that of a round prior of this standard deviation; None is theirs, sigma^2 / alpha^2, which in directions
+    that A does not see doubles the noise. langevin: steps for x_0 where it cannot be drawn exactly.
     """
 
-    inner: int = 5
+    inner: int = 1
     prior_std: float | None = 1.0
     langevin: int = 100
     solver: Sampler = field(default_factory=DDIM)

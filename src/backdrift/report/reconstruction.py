@@ -25,7 +25,9 @@ def figures(made: Reconstruction, truth: Tensor | None) -> list[tuple[str, str]]
     inside, nominal = made.covered(truth)
     sides = inside.float().mean()
     mean, one, draws = made.mean[None], truth[None], made.samples
-    near, alike = psnr(draws, one).mean(), ssim(draws, one.expand_as(draws)).mean()
+    # of their mean squared error: one draw that is the truth itself has an infinite one
+    near = psnr(draws.flatten(1)[None], one.flatten(1).expand(1, len(draws), -1))[0]
+    alike = ssim(draws, one.expand_as(draws)).mean()
     return [
         *rows,
         (f"pixels whose interval covers the truth ({nominal:.0%} is right)", f"{sides:.1%}"),

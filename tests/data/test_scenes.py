@@ -127,14 +127,15 @@ def test_training_never_shows_a_held_out_combination():
 
 def test_each_held_out_meaning_is_held_out_for_one_reason():
     assert set(held_out()) == {
-        *("shape_colour", "size_shape", "size_colour", "count_shape"),
-        *("pair shape_colour", "pair size_shape", "pair size_colour", "pair relation"),
+        *("one shape_colour", "one size_shape", "one size_colour", "several shape_colour", "several count_shape"),
+        *("two shape_colour", "two size_shape", "two size_colour", "two relation"),
     }
     known = {meaning for group in trained() for meaning in group}
     for name, meanings in held_out().items():
         assert not known & set(meanings)
-        assert all(HELD_OUT.kinds(meaning) == {name.removeprefix("pair ")} for meaning in meanings)
-    assert all(m.other for name, ms in held_out().items() for m in ms if name.startswith("pair"))
+        assert all(HELD_OUT.kinds(meaning) == {name.split()[1]} for meaning in meanings)
+        number = name.split()[0]
+        assert all((m.count > 1, m.other is not None) == (number == "several", number == "two") for m in meanings)
 
 
 def test_pictures_that_are_no_scenes_are_refused():

@@ -179,9 +179,9 @@ def test_captions_are_counted_by_kind(pictures):
 
     found = composition(Draws(), n=6)
     shares = {count.kind: count.share for count in found.counts}
-    assert len(shares) == 11 and all(count.n == 6 for count in found.counts)
+    assert len(shares) == 12 and all(count.n == 6 for count in found.counts)
     for kind, share in shares.items():
-        assert share == (0.0 if kind.startswith(("pair", "two")) else 1.0)
+        assert share == (0.0 if kind.startswith("two") or kind == "seen: two" else 1.0)
     assert (found.unseen_one.right, found.unseen_one.n, found.unseen_two.n) == (18, 18, 24)
-    assert found.to_dict()["counts"][0] == {"kind": "shape_colour", "right": 6, "n": 6}
+    assert found.to_dict()["counts"][0] == {"kind": "one shape_colour", "right": 6, "n": 6}
     assert any("[0.824, 1.000]  n = 18" in line for line in found.lines())

@@ -151,15 +151,14 @@ def trained() -> tuple[tuple[Meaning, ...], ...]:
 def held_out() -> dict[str, tuple[Meaning, ...]]:
     """Meanings never seen in training by the one kind of composition that holds them out, all sizes said.
 
-    The keys are the fields of `HeldOut`, and for two things the same with "pair " in front.
+    The keys are the fields of `HeldOut` with the number of things in front: "one ", "several " or "two ".
     """
     found: dict[str, list[Meaning]] = {}
-    for group in everything():
+    for number, group in zip(("one", "several", "two"), everything(), strict=True):
         for meaning in group:
             kinds = HELD_OUT.kinds(meaning)
             if len(kinds) == 1:
-                name = next(iter(kinds))
-                found.setdefault(name if meaning.other is None else f"pair {name}", []).append(meaning)
+                found.setdefault(f"{number} {next(iter(kinds))}", []).append(meaning)
     return {name: tuple(meanings) for name, meanings in found.items()}
 
 

@@ -158,7 +158,7 @@ def coverage_effect(coverage: Tensor) -> Effect:
 def _mean_effect(x: Tensor, truths: Tensor) -> Effect:
     """log of the draws' squared error over twice the mean's, 0 for exact draws."""
     L = x.shape[1]
-    draw = (x[:, 0] - truths).flatten(1).double().square().sum(1)
+    draw = (x - truths[:, None]).flatten(2).double().square().sum(2).mean(1)
     mean = (x.mean(1) - truths).flatten(1).double().square().sum(1) * (2 * L / (L + 1))
     ratio = (draw.mean() / mean.mean()).log()
     # by the delta method, draws and mean of one run together

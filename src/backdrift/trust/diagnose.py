@@ -260,7 +260,7 @@ def _run(sampler, denoiser: Denoiser, problem: Problem, n: int, steps: int, seed
     expected = (n, *problem.prior.event_shape)
     if tuple(x.shape) != expected:
         raise UserError(f"The sampler returned draws of shape {tuple(x.shape)}, and {expected} were asked for.")
-    return x.detach()
+    return x.detach().cpu()
 
 
 def takes(function: Callable, name: str) -> bool:

@@ -134,14 +134,14 @@ class Watch:
         chosen = {round(i * (step.total - 1) / max(1, self.rows - 1)) for i in range(self.rows)}
         if step.n not in chosen or step.t <= 0:
             return
-        points = flat(step.state.detach()).double()
+        state, mean = step.state.detach().cpu(), step.mean.detach().cpu()
+        points = flat(state).double()
         self.times.append(float(step.t))
         self.radii.append({name: _radii(part(points)) for name, part in _views(self.problem.seen).items()})
         self.lines.append(points @ self.problem.directions)
-        self.ends.append(flat(step.mean.detach()).double() @ self.problem.directions)
+        self.ends.append(flat(mean).double() @ self.problem.directions)
         if self.kernel is not None and self.kernel.std[step.n] > 0:
-            exact = self.problem.target(step.state.detach(), step.t).mean
-            found = self.kernel.divergence(step.n, step.mean.detach(), exact)
+            found = self.kernel.divergence(step.n, mean, self.problem.target(state, step.t).mean)
             self.budget.append((float(step.t), float(found.mean()), float(found.std() / len(found) ** 0.5)))
 
     def nats(self) -> tuple[float, float]:

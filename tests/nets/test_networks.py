@@ -240,7 +240,7 @@ def test_a_broken_embedding_is_noticed(make, event, broken, monkeypatch):
 def test_gradient_reaches_every_parameter(make, event):
     net = awake(make())
     x, noise, cond = inputs(event, 8)
-    cond |= token_inputs(8) if net.config.get("tokens") else {}
+    cond |= token_inputs(8) | {"summary": torch.randn(8, 6)} if net.config.get("tokens") else {}
     net(x, noise, cond).square().sum().backward()
     dead = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()]
     assert not dead

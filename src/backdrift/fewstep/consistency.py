@@ -134,9 +134,23 @@ class ImprovedConsistency(FromPairs):
         return self.smooth * math.sqrt(size)
 
 
+class Taught(Objective):
+    """From a teacher, guided by `guidance`; with `guidance_to` by a range of weights, of which the student is told."""
+
+    guidance: float
+    guidance_to: float | None
+
+    @property
+    def told(self):
+        return () if self.guidance_to is None else ("guidance",)
+
+    def head(self, network):
+        return Teacher(network)
+
+
 @kind("objective.ConsistencyDistillation")
 @dataclass(frozen=True)
-class ConsistencyDistillation(Objective):
+class ConsistencyDistillation(Taught):
     """From a teacher: x_r is one Heun step of its flow from x_t. Song et al. 2023, arXiv:2303.01469, Algorithm 2.
 
     steps: of the grid, the library's default one, on which t and r are neighbours. guidance: of the teacher, for
@@ -156,15 +170,8 @@ class ConsistencyDistillation(Objective):
             raise UserError("ConsistencyDistillation needs at least 2 steps and smooth >= 0.")
 
     @property
-    def told(self):
-        return told_of(self)
-
-    @property
     def ends_path(self):
         return True
-
-    def head(self, network):
-        return Teacher(network)
 
     def losses(self, network, head, samples):
         schedule = network.process.schedule
@@ -195,11 +202,6 @@ def check_guidance(objective) -> None:
     low, high = objective.guidance, objective.guidance_to
     if low < 0 or (high is not None and not 0 < low < high):
         raise UserError(f"Guidance is at least 0, and a range of it rises from above 0; {low} to {high} does not.")
-
-
-def told_of(objective) -> tuple[str, ...]:
-    """What the student is told: its guidance, where that is a range."""
-    return () if objective.guidance_to is None else ("guidance",)
 
 
 def guidance_weights(objective, samples: Samples) -> float | Tensor:

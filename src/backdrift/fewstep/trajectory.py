@@ -15,7 +15,7 @@ from torch import Tensor
 from backdrift.config import kind
 from backdrift.denoiser import Denoiser
 from backdrift.errors import UserError
-from backdrift.fewstep.consistency import Teacher, check_guidance, guidance_weights, told_of, with_guidance
+from backdrift.fewstep.consistency import Taught, Teacher, check_guidance, guidance_weights, with_guidance
 from backdrift.objective.base import Losses, Objective
 from backdrift.posterior import flat
 from backdrift.sample.default import default_grid, default_solver
@@ -23,7 +23,7 @@ from backdrift.sample.default import default_grid, default_solver
 
 @kind("objective.MidTraining")
 @dataclass(frozen=True)
-class MidTraining(Objective):
+class MidTraining(Taught):
     """From every state on a path of the teacher to its end: the start that makes consistency training short.
 
     steps: evaluations of the teacher on a path, and states that are learned from it. guidance, guidance_to: of the
@@ -41,15 +41,8 @@ class MidTraining(Objective):
             raise UserError("MidTraining needs paths of at least 2 steps.")
 
     @property
-    def told(self):
-        return told_of(self)
-
-    @property
     def ends_path(self):
         return True
-
-    def head(self, network):
-        return Teacher(network)
 
     def losses(self, network, head, samples):
         count = len(samples.x0)
@@ -117,7 +110,7 @@ def path_of(teacher: Denoiser, x1: Tensor, cond, steps: int) -> tuple[Tensor, Te
 
 @kind("objective.Halving")
 @dataclass(frozen=True)
-class Halving(Objective):
+class Halving(Taught):
     """One stage of progressive distillation: one step of the student for two DDIM steps of the teacher.
 
     steps: the student's. guidance, guidance_to: of the teacher, as in `ConsistencyDistillation`. heeded: of a stage
@@ -137,13 +130,6 @@ class Halving(Objective):
         check_guidance(self)
         if self.steps < 1:
             raise UserError("Halving needs at least 1 step for the student.")
-
-    @property
-    def told(self):
-        return told_of(self)
-
-    def head(self, network):
-        return Teacher(network)
 
     def losses(self, network, head, samples):
         schedule = network.process.schedule
